@@ -1,0 +1,33 @@
+"""objstore: a dictionary that lives on disk; ordered, transactional, and as fast as LMDB and pickle.
+
+The public names and nothing else; `import objstore` loads no optional dependency.
+"""
+
+from objstore.errors import BadSignature as BadSignature
+from objstore.errors import Conflict as Conflict
+from objstore.errors import CorruptRecord as CorruptRecord
+from objstore.errors import DecodeError as DecodeError
+from objstore.errors import EncodeError as EncodeError
+from objstore.errors import EngineUnavailable as EngineUnavailable
+from objstore.errors import OutcomeUnknown as OutcomeUnknown
+from objstore.errors import ReadOnlyStore as ReadOnlyStore
+from objstore.errors import StoreClosed as StoreClosed
+from objstore.errors import StoreCorrupt as StoreCorrupt
+from objstore.errors import StoreDenied as StoreDenied
+from objstore.errors import StoreError as StoreError
+from objstore.errors import StoreFull as StoreFull
+from objstore.errors import StoreLocked as StoreLocked
+from objstore.errors import StoreNotFound as StoreNotFound
+from objstore.errors import StoreReplaced as StoreReplaced
+from objstore.errors import StoreSuspect as StoreSuspect
+from objstore.errors import TransactionError as TransactionError
+from objstore.errors import UnsupportedOperation as UnsupportedOperation
+from objstore.mapping import DEFAULT as DEFAULT
+from objstore.store import Stats as Stats
+from objstore.store import Store as Store
+from objstore.transaction import Snapshot as Snapshot
+from objstore.transaction import Transaction as Transaction
+from objstore.views import Entry as Entry
+from objstore.views import Range as Range
+
+__version__ = "0.1.0"

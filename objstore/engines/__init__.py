@@ -1,0 +1,52 @@
+"""Engines keep bytes.  `base` is the contract, `memory` the reference; `connect` picks one by location.
+
+The module of an engine is loaded when it is asked for, so that nobody pays for what they do not use.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from objstore.engines.base import Engine
+
+FLAGS = ("r", "w", "c", "n")
+
+
+def connect(
+    location: str | os.PathLike[str],
+    flag: str,
+    initial: Mapping[bytes, bytes],
+    durability: str | None,
+    **options: Any,
+) -> Engine:
+    """The engine at `location`, with one handle counted.
+
+    A new store begins with the records of `initial`.  Raises ValueError for a flag, an option or a kind
+    of location that there is not, and what the engine raises.
+    """
+    if flag not in FLAGS:
+        raise ValueError(f"flag is 'r' (read), 'w' (must exist), 'c' (create) or 'n' (new), not {flag!r}")
+    text = os.fspath(location)
+    if not isinstance(text, str):
+        raise TypeError(f"a location is a str or a path, not {type(text).__name__}")
+    scheme, separator, _ = text.partition("://")
+    if separator and scheme == "memory":
+        from objstore.engines.memory import open_memory
+
+        return open_memory(text, flag, initial)
+    if separator and scheme != "lmdb":
+        raise ValueError(f"no engine is known for {scheme}://; a location is a path, lmdb:///path or memory://name")
+
+    from objstore.engines.lmdb import Options, open_lmdb
+
+    return open_lmdb(_path(text) if separator else text, flag, initial, durability, Options(**options))
+
+
+def _path(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.netloc or not parts.path.startswith("/"):
+        raise ValueError(f"{url!r} has no absolute path; write lmdb:///absolute/path, or give the path alone")
+    return unquote(parts.path)

@@ -1,0 +1,149 @@
+"""The contract of an engine: one ordered tree of bytes, with transactions.
+
+An engine maps keys (1 to `MAX_KEY_BYTES` bytes) to records (any bytes), in the order of the keys.  It
+knows no objects, no codecs, no namespaces and no expiry; it says what it can do in `capabilities`, and
+what it cannot do raises `UnsupportedOperation` above it, never an imitation.
+
+A `Reader` sees one committed state for as long as it lives.  There is no `close`: it ends when the last
+reference to it, or to an iterator from it, is dropped, so that nothing is ever ended under somebody's
+feet.  A `Writer` also sees its own changes; there is one at a time, in all processes, and it belongs to
+the thread that opened it.
+
+After a fork, what the child inherited is not its own.  `process.generation` tells: it is counted up in
+every forked child, and whoever remembers the count of its birth knows whether it was inherited.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Concatenate, ParamSpec, Protocol, Self, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+MAX_KEY_BYTES = 511
+
+# The one key that an engine keeps in the tree for itself: its durability, recorded when the store is made.
+DURABILITY_KEY = b"\x00d"
+
+
+class _Process:
+    """Which process this is: `generation` counts the forks that lead here."""
+
+    generation = 0
+
+
+process = _Process()
+
+
+def _count_fork() -> None:
+    process.generation += 1
+
+
+os.register_at_fork(after_in_child=_count_fork)
+
+
+class Reader(Protocol):
+    """One committed state of the tree."""
+
+    def get(self, key: bytes) -> bytes | None:
+        """The record of `key`, or None."""
+
+    def get_many(self, keys: Iterable[bytes]) -> list[tuple[bytes, bytes]]:
+        """Key and record of those that are there, in the order asked for."""
+
+    def scan(self, start: bytes, stop: bytes | None = None, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        """Keys and records from `start` (included) to `stop` (not; None is the end), in order.
+
+        In a writer the scan moves forward and sees what is written behind it and before it.
+        """
+
+    def scan_keys(self, start: bytes, stop: bytes | None = None, reverse: bool = False) -> Iterator[bytes]:
+        """The keys alone."""
+
+    def scan_heads(
+        self, start: bytes, stop: bytes | None = None, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes, int]]:
+        """Key, first `record.HEAD_BYTES` bytes and size of each record."""
+
+    def count(self) -> int:
+        """How many keys the whole tree holds, in constant time."""
+
+
+class Writer(Reader, Protocol):
+    """The one write transaction."""
+
+    def put(self, key: bytes, record: bytes) -> None:
+        """Store `record` under `key`, in the place of what was there."""
+
+    def put_many(self, items: Iterable[tuple[bytes, bytes]]) -> None:
+        """`put` for each."""
+
+    def delete(self, key: bytes) -> bool:
+        """Remove `key`; whether it was there."""
+
+    def delete_range(self, start: bytes, stop: bytes | None) -> int:
+        """Remove all keys from `start` (included) to `stop` (not); how many there were."""
+
+    def savepoint(self) -> Self:
+        """A writer inside this one, which commits into it or aborts alone.  This one rests meanwhile."""
+
+    def commit(self) -> None:
+        """Apply everything; the writer is used up, also when this raises."""
+
+    def abort(self) -> None:
+        """Drop everything; the writer is used up.  Harmless when it is already."""
+
+
+class Engine(ABC):
+    """Where a store keeps its bytes."""
+
+    name: str
+    location: str
+    durability: str
+    read_only = False
+    capabilities: frozenset[str]
+
+    @abstractmethod
+    def get(self, key: bytes) -> bytes | None:
+        """The record of `key` in the last committed state, or None: the hot path."""
+
+    @abstractmethod
+    def head(self, key: bytes) -> tuple[bytes, int] | None:
+        """The first `record.HEAD_BYTES` bytes of the record of `key` and its size, or None."""
+
+    @abstractmethod
+    def read(self, heads: bool = False) -> Reader:
+        """The last committed state.  `heads` says that no record will be read whole."""
+
+    @abstractmethod
+    def write(self) -> Writer:
+        """The write transaction; waits for its turn.
+
+        Raises TransactionError in a thread that already has one, ReadOnlyStore where one cannot write.
+        """
+
+    @abstractmethod
+    def transact(self, function: Callable[Concatenate[Writer, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run `function(writer, ...)` in a write transaction of its own and commit it.
+
+        The function touches nothing but the writer and its arguments: it may be run again.
+        """
+
+    @abstractmethod
+    def sync(self) -> None:
+        """Force what was committed to the disk."""
+
+    @abstractmethod
+    def stats(self) -> Mapping[str, int]:
+        """Figures of the engine: `file_bytes`, `map_bytes`, `readers` and so on, as far as it has them."""
+
+    @abstractmethod
+    def retain(self) -> None:
+        """One more handle uses this engine."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """One handle less; the engine closes with the last."""

@@ -1,0 +1,19 @@
+"""The embedded engine: one LMDB environment, in one directory.
+
+Only this room imports `lmdb`, and no exception of it passes (`errors`).  What LMDB asks of its users,
+each reproduced in a test, is done here and nowhere else:
+
+* One environment per file and process, shared by all handles: LMDB's locks are POSIX record locks,
+  which a second open and close of the same file would drop.  (`engine`)
+* The map is reserved, not resized: as large as the file system could ever hold.  It is sparse and costs
+  nothing, and no reader is ever moved.  Where the platform refuses, a smaller map grows.  (`engine`)
+* A data file that was cut short is refused before it is mapped.  (`directory`)
+* Readers that were killed are cleared away at open and when their slots are wanted.  (`engine`)
+* Transactions end so that neither a fork nor a thread is harmed by it.  (`transactions`, `forks`)
+* The engine of LMDB 0.9 is asked for by name: the file format of 1.0 is another.  (`engine`)
+
+Environment and txn are LMDB's words and stay in this room.
+"""
+
+from objstore.engines.lmdb.engine import Options as Options
+from objstore.engines.lmdb.engine import open_lmdb as open_lmdb

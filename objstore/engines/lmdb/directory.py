@@ -1,0 +1,337 @@
+"""The directory of an embedded store: whose it is, who has it open, and whether it is whole.
+
+A directory holds LMDB's two files and one of ours:
+
+    data.mdb  lock.mdb  objstore.lock
+
+`objstore.lock` serves two ends.  Its first byte is locked, shared by everybody who has the store open,
+exclusively by whoever makes, empties or compacts it.  These are POSIX record locks: they die with the
+process, and no child inherits them.  Such a lock is lost as soon as the process closes *any* descriptor
+of the file, so nobody else may open it, and one process has one descriptor (the engine sees to that).
+
+And its text says what the data file cannot say of itself:
+
+    objstore 1                 the store was made completely
+    dirty <boot id>            unsynced writes were begun under this boot of the machine
+
+A store is made in a directory of its own inside this one and moved into place, and the first line is
+written last.  So a crash or a race while making one leaves nothing behind that looks like a store, and a
+data file that is missing *after* the first line was written is damage, never "a new store".
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import stat
+import struct
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from objstore.errors import (
+    ReadOnlyStore,
+    StoreCorrupt,
+    StoreDenied,
+    StoreError,
+    StoreLocked,
+    StoreNotFound,
+)
+
+DATA = "data.mdb"
+LOCK = "lock.mdb"
+OURS = "objstore.lock"
+MAKING = "objstore.making"
+
+_COMPLETE = "objstore 1"
+_WAIT_SECONDS = 10.0
+
+
+class Directory:
+    """The directory at `path`, opened by this process: holds the shared lock until `close`."""
+
+    def __init__(self, path: str, descriptor: int | None, private: bool) -> None:
+        self.path = path
+        self.private = private
+        self._descriptor = descriptor  # None: read-only media, where nobody can lock or write
+
+    @property
+    def data(self) -> str:
+        return os.path.join(self.path, DATA)
+
+    @property
+    def file_mode(self) -> int:
+        return 0o600 if self.private else 0o666
+
+    # Opening
+
+    @classmethod
+    def open(cls, path: str, flag: str, private: bool, make: Callable[[str], None]) -> Directory:
+        """Open the directory of a store, and make the store where `flag` allows it.
+
+        `make(path)` writes a new environment into the empty directory it is given.
+        """
+        try:
+            return cls._open(path, flag, private, make)
+        except PermissionError as exc:
+            if isinstance(exc, StoreError):
+                raise
+            raise StoreDenied(f"no permission to open the store at {path!r}: {exc.strerror}") from exc
+
+    @classmethod
+    def _open(cls, path: str, flag: str, private: bool, make: Callable[[str], None]) -> Directory:
+        if flag in "cn" and not os.path.lexists(path):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with suppress(FileExistsError):  # another process makes it too
+                os.mkdir(path, 0o700 if private else 0o777)
+        _check_is_store(path, making=flag in "cn")
+        if private:
+            _check_private(path)
+        directory = cls(path, _open_lock_file(path, flag, private), private)
+        try:
+            directory._open_or_make(flag, make)
+        except BaseException:
+            directory.close()
+            raise
+        return directory
+
+    def _open_or_make(self, flag: str, make: Callable[[str], None]) -> None:
+        self.lock_shared()
+        if flag == "n" or not self._exists():
+            if flag in "rw":
+                raise StoreNotFound(f"there is no store at {self.path!r}; flag 'c' makes one")
+            self._make(flag, make)
+        if not self._data_bytes():
+            raise StoreCorrupt(
+                f"the data file of the store at {self.path!r} is missing or empty; restore a backup, or start "
+                f"anew with flag 'n'"
+            )
+
+    def _exists(self) -> bool:
+        return bool(self._data_bytes()) or self._text().startswith(_COMPLETE)
+
+    def _data_bytes(self) -> int:
+        try:
+            return os.stat(self.data).st_size
+        except FileNotFoundError:
+            return 0
+
+    def _make(self, flag: str, make: Callable[[str], None]) -> None:
+        """Make the store, unless somebody else did while this process waited for its turn."""
+        if flag == "n" and self._exists():
+            if not self.try_exclusive():
+                raise StoreLocked(
+                    f"flag 'n' replaces the store at {self.path!r}, but others have it open; close it there"
+                )
+        else:
+            self._unlock()  # two that both kept their shared lock would wait for each other
+            self._wait(fcntl.LOCK_EX)
+        if flag == "n" or not self._exists():
+            making = os.path.join(self.path, MAKING)
+            shutil.rmtree(making, ignore_errors=True)
+            os.mkdir(making, 0o700)
+            make(making)
+            with suppress(FileNotFoundError):
+                os.unlink(os.path.join(self.path, LOCK))
+            os.replace(os.path.join(making, DATA), self.data)
+            shutil.rmtree(making)
+            _sync_directory(self.path)
+            self._write_text(_COMPLETE + "\n")
+            _sync_directory(os.path.dirname(self.path))
+        self.lock_shared()
+
+    # Locks
+
+    def lock_shared(self) -> None:
+        """Hold the shared lock, also after a fork (no child inherits it) and in the place of the exclusive one."""
+        self._wait(fcntl.LOCK_SH)
+
+    def try_exclusive(self) -> bool:
+        """Trade the shared lock for the exclusive one, if nobody else has the store open."""
+        if self._descriptor is None:
+            return False
+        try:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
+        except OSError as exc:
+            if exc.errno not in (errno.EACCES, errno.EAGAIN, errno.EBADF):
+                raise
+            return False
+        return True
+
+    def _wait(self, kind: int) -> None:
+        """Wait for the lock.  Its holders keep it for milliseconds, or for something long: then say so."""
+        if self._descriptor is None:
+            return
+        deadline = time.monotonic() + _WAIT_SECONDS
+        while True:
+            try:
+                fcntl.lockf(self._descriptor, kind | fcntl.LOCK_NB, 1)
+                return
+            except OSError as exc:
+                if exc.errno not in (errno.EACCES, errno.EAGAIN):
+                    raise
+                if time.monotonic() > deadline:
+                    raise StoreLocked(
+                        f"another process makes, empties or compacts the store at {self.path!r}; try again later"
+                    ) from exc
+            time.sleep(0.005)
+
+    def _unlock(self) -> None:
+        assert self._descriptor is not None
+        fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1)
+
+    def close(self) -> None:
+        """Give up the lock."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+    # The text of our file
+
+    def _text(self) -> str:
+        if self._descriptor is None:
+            try:
+                return Path(self.path, OURS).read_text()
+            except FileNotFoundError:
+                return ""
+        return os.pread(self._descriptor, 4096, 0).decode(errors="replace")
+
+    def _write_text(self, text: str) -> None:
+        assert self._descriptor is not None
+        os.pwrite(self._descriptor, text.encode(), 0)
+        os.ftruncate(self._descriptor, len(text.encode()))
+        os.fsync(self._descriptor)
+
+    def mark_dirty(self) -> None:
+        """Say, synced, that unsynced writes begin now."""
+        self._write_text(f"{_COMPLETE}\ndirty {boot_id()}\n")
+
+    def mark_clean(self) -> None:
+        """Say, synced, that everything is on the disk."""
+        self._write_text(f"{_COMPLETE}\n")
+
+    @property
+    def dirty(self) -> bool:
+        """Whether unsynced writes were begun, now or before a crash."""
+        return "\ndirty " in self._text()
+
+    @property
+    def suspect(self) -> bool:
+        """Whether the machine went down after unsynced writes were begun."""
+        return self.dirty and f"\ndirty {boot_id()}\n" not in self._text()
+
+
+def boot_id() -> str:
+    """What names this run of the operating system."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except FileNotFoundError:
+        # Elsewhere: when the machine was started, to the minute, as far as its clock can tell.
+        return f"minute-{round((time.time() - time.monotonic()) / 60)}"
+
+
+def _check_is_store(path: str, making: bool) -> None:
+    """Refuse what is neither a store nor, for one who makes one, an empty directory."""
+    try:
+        names = set(os.listdir(path))
+    except FileNotFoundError:
+        raise StoreNotFound(f"there is no store at {path!r}; flag 'c' makes one") from None
+    except NotADirectoryError:
+        raise StoreNotFound(f"{path!r} is a file, and a store is a directory; name another place") from None
+    if OURS in names or DATA in names or (making and not names):
+        return
+    if not names:
+        raise StoreNotFound(f"the directory {path!r} is empty; flag 'c' makes a store in it")
+    some = ", ".join(sorted(names)[:3])
+    raise StoreNotFound(f"{path!r} is no store and holds other things ({some}); name a new or an empty directory")
+
+
+def _check_private(path: str) -> None:
+    """Refuse a directory that others can write: what they put there would be unpickled here."""
+    status = os.stat(path)
+    who = "is owned by another user" if status.st_uid not in (os.geteuid(), 0) else None
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        who = "can be written by others"
+    if who:
+        raise StoreDenied(
+            f"the directory {path!r} {who}, and whoever can write a store can run code in those who read it; "
+            f"take it over with chown or chmod go-w, or pass permissions='umask' if you trust them"
+        )
+
+
+def _open_lock_file(path: str, flag: str, private: bool) -> int | None:
+    """A descriptor of our file; None where it can be neither made nor opened for want of a writable disk."""
+    name = os.path.join(path, OURS)
+    always = os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        create = os.O_CREAT if flag in "cn" or os.path.exists(os.path.join(path, DATA)) else 0
+        return os.open(name, os.O_RDWR | create | always, 0o600 if private else 0o666)
+    except FileNotFoundError:
+        raise StoreNotFound(f"there is no store at {path!r}; flag 'c' makes one") from None
+    except OSError as exc:
+        if exc.errno == errno.ELOOP:
+            raise StoreDenied(
+                f"{name!r} is a symbolic link, which no store has; remove what was planted there"
+            ) from exc
+        if exc.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        if flag != "r":
+            raise ReadOnlyStore(
+                f"the store at {path!r} cannot be written by this process; open it with flag 'r'"
+            ) from exc
+    try:
+        return os.open(name, os.O_RDONLY | always)
+    except FileNotFoundError:
+        return None
+
+
+def _sync_directory(path: str) -> None:
+    """Make the names in a directory survive a power cut, which syncing the files does not."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# LMDB 0.9 on a 64-bit machine: a 16-byte page header, then magic, version, address, map size, two
+# database descriptions of 48 bytes (the first begins with the page size), last page, transaction.
+_meta = struct.Struct("<16xII8x8xI44x48xQQ")
+_MAGIC = 0xBEEFC0DE
+_DATA_VERSION = 1
+
+
+def check_whole(directory_path: str) -> None:
+    """Refuse a data file that is cut short: LMDB would map it, and touching what is gone kills the process.
+
+    Reads the two meta pages and compares the last page in use with the size of the file.  To be called
+    before LMDB opens the file.
+    """
+    with open(os.path.join(directory_path, DATA), "rb") as file:
+        metas = [_read_meta(file.read(_meta.size))]
+        if metas[0] is not None:
+            file.seek(metas[0][0])
+            metas.append(_read_meta(file.read(_meta.size)))
+        size = os.fstat(file.fileno()).st_size  # after the metas: others may be writing, and write the pages first
+    known = [meta for meta in metas if meta is not None]
+    if not known:
+        raise StoreCorrupt(f"the data file of the store at {directory_path!r} is no LMDB file; restore a backup")
+    page_size, last_page, _ = max(known, key=lambda meta: meta[2])
+    if size < (last_page + 1) * page_size:
+        raise StoreCorrupt(
+            f"the data file of the store at {directory_path!r} is cut short: {size} bytes of "
+            f"{(last_page + 1) * page_size}; restore a backup"
+        )
+
+
+def _read_meta(page: bytes) -> tuple[int, int, int] | None:
+    """Page size, last page and transaction of a meta page, or None where it is none."""
+    if len(page) < _meta.size:
+        return None
+    magic, version, page_size, last_page, transaction = _meta.unpack(page)
+    if magic != _MAGIC or version != _DATA_VERSION or not page_size:
+        return None
+    return page_size, last_page, transaction

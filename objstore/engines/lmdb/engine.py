@@ -1,0 +1,402 @@
+"""The embedded engine: one environment, shared by all handles of the process, and how it is opened."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from weakref import WeakSet
+
+import lmdb
+
+from objstore.engines.base import DURABILITY_KEY, Engine
+from objstore.engines.lmdb.directory import Directory, check_whole
+from objstore.engines.lmdb.errors import translate
+from objstore.engines.lmdb.forks import Inherited, allow_opening_again, keep_for_ever
+from objstore.engines.lmdb.transactions import LmdbReader, LmdbWriter
+from objstore.errors import (
+    ReadOnlyStore,
+    StoreError,
+    StoreFull,
+    StoreLocked,
+    StoreNotFound,
+    StoreReplaced,
+    StoreSuspect,
+)
+from objstore.record import HEAD_BYTES
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+DURABILITIES = ("full", "relaxed", "process")
+
+_MOST_RESERVED = 1 << 40
+_LEAST_MAP = 1 << 24
+
+
+class Options(NamedTuple):
+    """How an environment is opened: the same for all handles of one process."""
+
+    map_size: int | None = None
+    max_readers: int = 1024
+    private: bool = True
+    immutable: bool = False
+    readahead: bool = True
+
+
+class LmdbEngine(Engine):
+    """One environment, shared by all handles of this process."""
+
+    name = "lmdb"
+    capabilities = frozenset({"ordered", "batches", "transaction", "snapshot"})
+
+    def __init__(
+        self, location: str, directory: Directory | None, options: Options, durability: str | None, flag: str
+    ) -> None:
+        self.location = location
+        self.options = options
+        self._directory = directory
+        self._handles = 0
+        self._reopening = threading.Lock()
+        self._marked = False
+        self._environment: Any  # an lmdb.Environment, or what stands in its place after a fork
+        self._open(durability, flag)
+
+    # Opening and closing
+
+    def _open(self, durability: str | None, flag: str) -> None:
+        """Open the environment as its recorded durability wants it, or change what is recorded."""
+        self.read_only = self.options.immutable or not os.access(os.path.join(self.location, "data.mdb"), os.W_OK)
+        self._check_suspect()
+        self._environment = self._open_environment(durability or "full")
+        try:
+            found = self.get(DURABILITY_KEY)
+            if found is None:
+                raise StoreNotFound(f"{self.location!r} is an LMDB environment, but no store; name another place")
+            self.durability = found.decode()
+            if durability not in (None, self.durability):
+                self._change_durability(durability, flag)
+            elif self.durability != (durability or "full"):
+                self._environment.close()
+                self._environment = self._open_environment(self.durability)
+            self._environment.reader_check()
+        except BaseException:
+            self._environment.close()
+            raise
+        self.file = _identity(self.location)
+
+    def _check_suspect(self) -> None:
+        if self._directory is not None and self._directory.suspect:
+            raise StoreSuspect(
+                f"the machine went down while the store at {self.location!r} had unsynced writes; look with "
+                f"objstore.check({self.location!r}), then accept it with accept=True, or restore a backup"
+            )
+
+    def _open_environment(self, durability: str) -> Any:
+        check_whole(self.location)
+        size = self.options.map_size or _reserved(self.location)
+        while True:
+            try:
+                environment = lmdb.open(
+                    self.location,
+                    map_size=size,
+                    readonly=self.read_only,
+                    lock=not self.options.immutable,
+                    sync=durability != "process",
+                    metasync=durability == "full",
+                    readahead=self.options.readahead,
+                    mode=self._directory.file_mode if self._directory else 0o600,
+                    max_readers=self.options.max_readers,
+                    max_spare_txns=1,
+                    create=False,
+                    lib_version=0,
+                )
+            except lmdb.MemoryError as exc:
+                if self.options.map_size or size // 2 < _LEAST_MAP:
+                    raise StoreError(
+                        f"the system has no {size} bytes of address space for a map; lower map_size, or lift the limit"
+                    ) from exc
+                size //= 2
+            except lmdb.Error as exc:
+                raise translate(exc, self.location) from exc
+            else:
+                self._growable = not self.options.map_size and size < _reserved(self.location)
+                self._readers: WeakSet[LmdbReader] = WeakSet()  # kept only where the map may have to move
+                return environment
+
+    def _change_durability(self, durability: str | None, flag: str) -> None:
+        assert durability is not None
+        assert self._directory is not None
+        if flag == "r" or self.read_only:
+            raise ReadOnlyStore(
+                f"the store at {self.location!r} is recorded with durability {self.durability!r}, and a reader cannot "
+                f"change that; leave durability out"
+            )
+        if not self._directory.try_exclusive():
+            raise StoreLocked(
+                f"the store at {self.location!r} has durability {self.durability!r} for all who have it open; close it "
+                f"everywhere to change that, or leave durability out"
+            )
+        self.durability = durability
+        self.transact(lambda writer: writer.put(DURABILITY_KEY, durability.encode()))
+        self.sync()
+        if durability != "process" and self._directory.dirty:
+            self._directory.mark_clean()
+        self._directory.lock_shared()
+
+    def retain(self) -> None:
+        self._handles += 1
+
+    def release(self) -> None:
+        with _opening:
+            self._handles -= 1
+            if self._handles:
+                return
+            _engines.pop(self.file, None)
+            self._close()
+
+    def _close(self) -> None:
+        if isinstance(self._environment, Inherited):
+            return
+        directory = self._directory
+        if directory is not None and not self.read_only and directory.dirty and directory.try_exclusive():
+            # The last one out syncs what all wrote, and takes the mark away.
+            self._environment.sync(True)
+            directory.mark_clean()
+        self._environment.close()
+        if self._directory is not None:
+            self._directory.close()
+
+    # Forks
+
+    def disown(self) -> None:
+        """In a forked child: never touch the inherited environment again, open another at first use."""
+        self._reopening = threading.Lock()
+        if not isinstance(self._environment, Inherited):
+            keep_for_ever(self._environment)
+            self._environment = Inherited(self._reopen)
+
+    def _reopen(self) -> Any:
+        with self._reopening:
+            if isinstance(self._environment, Inherited):
+                if _identity(self.location) != self.file:
+                    raise StoreReplaced(
+                        f"the data file of the store at {self.location!r} was replaced since; open it again"
+                    )
+                if self._directory is not None:
+                    self._directory.lock_shared()
+                self._marked = False
+                self._environment = self._open_environment(self.durability)
+            return self._environment
+
+    # Reading
+
+    def get(self, key: bytes) -> bytes | None:
+        try:
+            record: bytes | None = self._environment.begin().get(key)
+        except lmdb.Error:
+            return self.read().get(key)  # again, with what `_begin` can mend
+        return record
+
+    def head(self, key: bytes) -> tuple[bytes, int] | None:
+        try:
+            txn = self._environment.begin(None, None, False, True)  # db, parent, write, buffers
+            view = txn.get(key)
+            return None if view is None else (bytes(view[:HEAD_BYTES]), len(view))
+        except lmdb.Error:
+            record = self.read().get(key)
+            return None if record is None else (record[:HEAD_BYTES], len(record))
+
+    def read(self, heads: bool = False) -> LmdbReader:
+        reader = LmdbReader(self._environment, self._begin(buffers=heads), self.location)
+        if self._growable:
+            self._readers.add(reader)
+        return reader
+
+    # Writing
+
+    def write(self) -> LmdbWriter:
+        if self.read_only:
+            raise ReadOnlyStore(f"the store at {self.location!r} can only be read by this process")
+        if self.durability == "process" and not self._marked:
+            self._mark_dirty()
+        return LmdbWriter(self._environment, self._begin(write=True), self.location)
+
+    def _mark_dirty(self) -> None:
+        if self._directory is not None and not self._directory.dirty:
+            self._directory.mark_dirty()
+        self._marked = True
+
+    def transact(self, function: Callable[Concatenate[LmdbWriter, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
+        while True:
+            writer = self.write()
+            try:
+                result = function(writer, *args, **kwargs)
+                writer.commit()
+            except StoreFull as exc:
+                writer.abort()
+                if not self._grow(exc):
+                    raise
+            except BaseException:
+                writer.abort()
+                raise
+            else:
+                return result
+
+    def sync(self) -> None:
+        try:
+            self._environment.sync(True)
+        except lmdb.Error as exc:
+            raise translate(exc, self.location) from exc
+
+    # What can go wrong, and be mended
+
+    def _begin(self, **options: Any) -> Any:
+        """Begin a transaction; wait for a reader slot, and follow a map that others have made larger."""
+        deadline = time.monotonic() + 5.0
+        while True:
+            try:
+                return self._environment.begin(**options)
+            except lmdb.ReadersFullError as exc:
+                if not self._environment.reader_check() and time.monotonic() > deadline:
+                    raise StoreLocked(
+                        f"all {self.options.max_readers} reader slots of the store at {self.location!r} are taken; end "
+                        f"snapshots and iterations, or open it with a larger max_readers where it is opened first"
+                    ) from exc
+                time.sleep(0.001)
+            except lmdb.BadRslotError:
+                continue  # the cached transaction had lost its slot, and is gone now
+            except lmdb.MapResizedError as exc:
+                self._resize(0, exc)
+            except lmdb.Error as exc:
+                raise translate(exc, self.location) from exc
+
+    def _grow(self, full: StoreFull) -> bool:
+        """Double a map that could not be reserved whole; whether it was done."""
+        if not self._growable or not isinstance(full.__cause__, lmdb.MapFullError):
+            return False
+        self._resize(2 * self._environment.info()["map_size"], full.__cause__)
+        return True
+
+    def _resize(self, size: int, cause: lmdb.Error) -> None:
+        """Map `size` bytes (0: what the file has), once no reader of this process is left behind."""
+        deadline = time.monotonic() + 5.0
+        while len(self._readers):
+            if time.monotonic() > deadline:
+                raise StoreFull(
+                    f"the map of the store at {self.location!r} must grow, but snapshots or iterations of this process "
+                    f"are open; end them, or reserve more with map_size"
+                ) from cause
+            time.sleep(0.001)
+        try:
+            self._environment.set_mapsize(size)
+        except lmdb.Error as exc:
+            raise StoreFull(
+                f"the map of the store at {self.location!r} cannot grow: the system has no more address space for it"
+            ) from exc
+
+    def stats(self) -> Mapping[str, int]:
+        info = self._environment.info()
+        page_size = self._environment.stat()["psize"]
+        return {
+            "file_bytes": (info["last_pgno"] + 1) * page_size,
+            "map_bytes": info["map_size"],
+            "readers": info["num_readers"],
+        }
+
+
+# The environments of this process, by the identity of their data file.
+_engines: dict[tuple[int, int], LmdbEngine] = {}
+_opening = threading.Lock()
+
+
+def open_lmdb(
+    path: str, flag: str, initial: Mapping[bytes, bytes], durability: str | None, options: Options
+) -> LmdbEngine:
+    """The engine of the directory at `path`, made if `flag` allows it, with one handle counted."""
+    location = os.path.abspath(path)
+    if durability not in (None, *DURABILITIES):
+        raise ValueError(f"durability is one of {', '.join(map(repr, DURABILITIES))}, not {durability!r}")
+    with _opening:
+        engine = _engines.get(_identity(location))
+        if engine is None:
+            engine = _open_first(location, flag, initial, durability, options)
+            _engines[engine.file] = engine
+        else:
+            _check_same(engine, flag, durability, options)
+        engine.retain()
+        return engine
+
+
+def _open_first(
+    location: str, flag: str, initial: Mapping[bytes, bytes], durability: str | None, options: Options
+) -> LmdbEngine:
+    if options.immutable:
+        if flag != "r":
+            raise ValueError("immutable=True is for reading; open with flag 'r'")
+        if not os.path.exists(os.path.join(location, "data.mdb")):
+            raise StoreNotFound(f"there is no store at {location!r}")
+        return LmdbEngine(location, None, options, durability, flag)
+
+    def make(directory: str) -> None:
+        _make_environment(directory, {**initial, DURABILITY_KEY: (durability or "full").encode()}, options)
+
+    directory = Directory.open(location, flag, options.private, make)
+    try:
+        return LmdbEngine(location, directory, options, durability, flag)
+    except BaseException:
+        directory.close()
+        raise
+
+
+def _check_same(engine: LmdbEngine, flag: str, durability: str | None, options: Options) -> None:
+    """All handles of a process share one environment, so they must agree on how it is opened."""
+    where = f"the store at {engine.location!r} is open in this process"
+    if flag == "n":
+        raise StoreLocked(f"{where}, and flag 'n' would replace it; close it first")
+    if durability not in (None, engine.durability):
+        raise StoreLocked(f"{where} with durability {engine.durability!r}; close it first, or leave durability out")
+    for name in ("map_size", "max_readers", "immutable", "readahead"):
+        mine, theirs = getattr(options, name), getattr(engine.options, name)
+        if mine not in (theirs, Options._field_defaults[name]):
+            raise StoreLocked(f"{where} with {name}={theirs!r}; close it first, or leave {name} out")
+
+
+def _make_environment(path: str, initial: Mapping[bytes, bytes], options: Options) -> None:
+    environment = lmdb.open(path, map_size=_LEAST_MAP, mode=0o600 if options.private else 0o666, lib_version=0)
+    try:
+        with environment.begin(write=True) as txn:
+            for key, record in initial.items():
+                txn.put(key, record)
+    finally:
+        environment.close()
+
+
+def _identity(path: str) -> tuple[int, int]:
+    """What names the data file whatever the path to it: device and inode; (0, 0) where there is none."""
+    try:
+        status = os.stat(os.path.join(path, "data.mdb"))
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return 0, 0
+    return status.st_dev, status.st_ino
+
+
+def _reserved(path: str) -> int:
+    """As much of the address space as the file system could ever hold, in whole pages, at most 1 TiB."""
+    status = os.statvfs(path)
+    size = min(status.f_blocks * status.f_frsize, _MOST_RESERVED)
+    return max(size, _LEAST_MAP) // 65536 * 65536
+
+
+def _after_fork_in_child() -> None:
+    global _opening
+    _opening = threading.Lock()  # its holder may be a thread that the child does not have
+    for engine in _engines.values():
+        engine.disown()
+    if _engines:
+        allow_opening_again()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

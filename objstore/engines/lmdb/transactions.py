@@ -1,0 +1,188 @@
+"""Transactions of LMDB, as the contract of engines wants them.
+
+A read transaction is ended by dropping it, never by `abort`: in a forked child, dropping leaves the
+parent's reader slot alone, where `abort` would free it while the parent still reads.  A write
+transaction is ended by the thread that began it (see `transaction`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import lmdb
+
+from objstore.engines.base import process
+from objstore.engines.lmdb.errors import translate
+from objstore.errors import TransactionError
+from objstore.record import HEAD_BYTES
+
+_FORKED = "this began before a fork and belongs to the parent; begin a new one in the child"
+
+
+class LmdbReader:
+    """A read transaction: it ends when the last reference to it is dropped."""
+
+    def __init__(self, environment: Any, txn: Any, location: str) -> None:
+        self._environment = environment
+        self._txn = txn  # Any: py-lmdb's stubs cannot tell bytes from views
+        self._location = location
+        self._born = process.generation
+
+    def get(self, key: bytes) -> bytes | None:
+        self._check()
+        try:
+            record: bytes | None = self._txn.get(key)
+        except lmdb.Error as exc:
+            raise translate(exc, self._location) from exc
+        return record
+
+    def get_many(self, keys: Iterable[bytes]) -> list[tuple[bytes, bytes]]:
+        self._check()
+        try:
+            items: list[tuple[bytes, bytes]] = self._txn.cursor().getmulti(keys)
+        except lmdb.Error as exc:
+            raise translate(exc, self._location) from exc
+        return items
+
+    def scan(self, start: bytes, stop: bytes | None = None, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        born = self._born
+        try:
+            cursor = self._place(start, stop, reverse)
+            if cursor is None:
+                return
+            for item in cursor.iterprev() if reverse else cursor.iternext():
+                if process.generation != born:
+                    raise TransactionError(_FORKED)
+                if item[0] < start if reverse else stop is not None and item[0] >= stop:
+                    return
+                yield item
+        except lmdb.Error as exc:
+            raise translate(exc, self._location) from exc
+
+    def scan_keys(self, start: bytes, stop: bytes | None = None, reverse: bool = False) -> Iterator[bytes]:
+        for key, _ in self._walk(start, stop, reverse, values=False):
+            yield key
+
+    def scan_heads(
+        self, start: bytes, stop: bytes | None = None, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes, int]]:
+        # In a transaction opened for heads a record is a view, and only the head is copied.
+        for key, record in self._walk(start, stop, reverse, values=True):
+            yield key, bytes(record[:HEAD_BYTES]), len(record)
+
+    def _walk(self, start: bytes, stop: bytes | None, reverse: bool, values: bool) -> Iterator[tuple[bytes, Any]]:
+        """`scan`, where keys may be views, and records left out."""
+        born = self._born
+        try:
+            cursor = self._place(start, stop, reverse)
+            if cursor is None:
+                return
+            for found in cursor.iterprev(True, values) if reverse else cursor.iternext(True, values):
+                key, record = found if values else (found, b"")
+                key = bytes(key)
+                if process.generation != born:
+                    raise TransactionError(_FORKED)
+                if key < start if reverse else stop is not None and key >= stop:
+                    return
+                yield key, record
+        except lmdb.Error as exc:
+            raise translate(exc, self._location) from exc
+
+    def _place(self, start: bytes, stop: bytes | None, reverse: bool) -> Any:
+        """A cursor on the first item to visit, or None where there is none."""
+        self._check()
+        cursor = self._txn.cursor()
+        if not reverse:
+            found = cursor.set_range(start)
+        elif stop is not None and cursor.set_range(stop):
+            found = cursor.prev()
+        else:
+            found = cursor.last()
+        return cursor if found else None
+
+    def count(self) -> int:
+        self._check()
+        try:
+            entries: int = self._txn.stat()["entries"]
+        except lmdb.Error as exc:
+            raise translate(exc, self._location) from exc
+        return entries
+
+    def _check(self) -> None:
+        if self._born != process.generation:
+            raise TransactionError(_FORKED)
+
+
+class LmdbWriter(LmdbReader):
+    """The write transaction of this process, or a savepoint in it."""
+
+    def put(self, key: bytes, record: bytes) -> None:
+        try:
+            self._txn.put(key, record)
+        except lmdb.Error as exc:
+            raise translate(exc, self._location) from exc
+
+    def put_many(self, items: Iterable[tuple[bytes, bytes]]) -> None:
+        try:
+            self._txn.cursor().putmulti(items)
+        except lmdb.Error as exc:
+            raise translate(exc, self._location) from exc
+
+    def delete(self, key: bytes) -> bool:
+        try:
+            there: bool = self._txn.delete(key)
+        except lmdb.Error as exc:
+            raise translate(exc, self._location) from exc
+        return there
+
+    def delete_range(self, start: bytes, stop: bytes | None) -> int:
+        self._check()
+        try:
+            cursor = self._txn.cursor()
+            count = 0
+            more = cursor.set_range(start)
+            while more and (stop is None or cursor.key() < stop):
+                more = cursor.delete()  # and stands on the next
+                count += 1
+        except lmdb.Error as exc:
+            raise translate(exc, self._location) from exc
+        return count
+
+    def scan(self, start: bytes, stop: bytes | None = None, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        # Each step looks the place up anew: whatever was written in between, the scan moves on.
+        while True:
+            try:
+                cursor = self._place(start, stop, reverse)
+                item = None if cursor is None else cursor.item()
+            except lmdb.Error as exc:
+                raise translate(exc, self._location) from exc
+            if item is None or (item[0] < start if reverse else stop is not None and item[0] >= stop):
+                return
+            yield item
+            if reverse:
+                stop = item[0]
+            else:
+                start = item[0] + b"\x00"
+
+    def _walk(self, start: bytes, stop: bytes | None, reverse: bool, values: bool) -> Iterator[tuple[bytes, Any]]:
+        return self.scan(start, stop, reverse)
+
+    def savepoint(self) -> LmdbWriter:
+        self._check()
+        try:
+            inner = self._environment.begin(parent=self._txn, write=True)
+        except lmdb.Error as exc:
+            raise translate(exc, self._location) from exc
+        return LmdbWriter(self._environment, inner, self._location)
+
+    def commit(self) -> None:
+        self._check()
+        try:
+            self._txn.commit()
+        except lmdb.Error as exc:
+            raise translate(exc, self._location) from exc
+
+    def abort(self) -> None:
+        if self._born == process.generation:
+            self._txn.abort()

@@ -1,0 +1,298 @@
+"""The reference engine: a sorted tree in memory, for tests and for stores that need not last.
+
+A committed state is immutable: a tuple of chunks, each a pair of tuples (keys, records).  A change
+copies one chunk and the outer tuple, so a reader is a reference to a state, an abort forgets one, and a
+savepoint remembers one.  It is meant to be obviously right; the property tests hold the other engines
+against it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
+
+from objstore.engines.base import DURABILITY_KEY, MAX_KEY_BYTES, Engine, process
+from objstore.errors import StoreLocked, StoreNotFound, TransactionError
+from objstore.record import HEAD_BYTES
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_CHUNK_KEYS = 256
+
+
+class _State(NamedTuple):
+    firsts: tuple[bytes, ...] = ()  # the first key of each chunk
+    chunks: tuple[tuple[tuple[bytes, ...], tuple[bytes, ...]], ...] = ()
+    size: int = 0  # of all chunks
+
+    def find(self, key: bytes) -> tuple[int, int, bool]:
+        """Chunk and place where `key` is or would be, and whether it is there."""
+        chunk = max(bisect_right(self.firsts, key) - 1, 0)
+        if not self.chunks:
+            return 0, 0, False
+        keys = self.chunks[chunk][0]
+        place = bisect_left(keys, key)
+        return chunk, place, place < len(keys) and keys[place] == key
+
+    def get(self, key: bytes) -> bytes | None:
+        chunk, place, found = self.find(key)
+        return self.chunks[chunk][1][place] if found else None
+
+    def _with_chunk(self, chunk: int, keys: tuple[bytes, ...], records: tuple[bytes, ...], more: int) -> _State:
+        """This state with another chunk in that place: none if it is empty, two if it is too long."""
+        half = len(keys) // 2 if len(keys) > _CHUNK_KEYS else len(keys)
+        halves = [(keys[:half], records[:half]), (keys[half:], records[half:])]
+        new = tuple(pair for pair in halves if pair[0])
+        return _State(
+            self.firsts[:chunk] + tuple(pair[0][0] for pair in new) + self.firsts[chunk + 1 :],
+            self.chunks[:chunk] + new + self.chunks[chunk + 1 :],
+            self.size + more,
+        )
+
+    def put(self, key: bytes, record: bytes) -> _State:
+        chunk, place, found = self.find(key)
+        keys, records = self.chunks[chunk] if self.chunks else ((), ())
+        after = place + found
+        return self._with_chunk(
+            chunk,
+            (*keys[:place], key, *keys[after:]),
+            (*records[:place], record, *records[after:]),
+            not found,
+        )
+
+    def delete(self, key: bytes) -> _State:
+        chunk, place, found = self.find(key)
+        if not found:
+            return self
+        keys, records = self.chunks[chunk]
+        return self._with_chunk(chunk, keys[:place] + keys[place + 1 :], records[:place] + records[place + 1 :], -1)
+
+    def next(self, start: bytes, stop: bytes | None) -> tuple[bytes, bytes] | None:
+        """The first item in the range."""
+        chunk, place, _ = self.find(start)
+        if self.chunks and place == len(self.chunks[chunk][0]):
+            chunk, place = chunk + 1, 0
+        if chunk >= len(self.chunks):
+            return None
+        keys, records = self.chunks[chunk]
+        return (keys[place], records[place]) if stop is None or keys[place] < stop else None
+
+    def previous(self, start: bytes, stop: bytes | None) -> tuple[bytes, bytes] | None:
+        """The last item in the range."""
+        if not self.chunks:
+            return None
+        chunk, place, _ = self.find(stop) if stop is not None else (len(self.chunks) - 1, len(self.chunks[-1][0]), 0)
+        if place == 0:
+            if chunk == 0:
+                return None
+            chunk, place = chunk - 1, len(self.chunks[chunk - 1][0])
+        keys, records = self.chunks[chunk]
+        return (keys[place - 1], records[place - 1]) if keys[place - 1] >= start else None
+
+
+class MemoryReader:
+    """A committed state."""
+
+    def __init__(self, state: _State) -> None:
+        self._state = state
+        self._born = process.generation
+
+    def _check(self) -> None:
+        if self._born != process.generation:
+            raise TransactionError("this began before a fork; begin a new one in the child")
+
+    def get(self, key: bytes) -> bytes | None:
+        self._check()
+        return self._state.get(key)
+
+    def get_many(self, keys: Iterable[bytes]) -> list[tuple[bytes, bytes]]:
+        self._check()
+        found = ((key, self._state.get(key)) for key in keys)
+        return [(key, record) for key, record in found if record is not None]
+
+    def scan(self, start: bytes, stop: bytes | None = None, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        while True:
+            self._check()
+            item = self._state.previous(start, stop) if reverse else self._state.next(start, stop)
+            if item is None:
+                return
+            yield item
+            if reverse:
+                stop = item[0]
+            else:
+                start = item[0] + b"\x00"
+
+    def scan_keys(self, start: bytes, stop: bytes | None = None, reverse: bool = False) -> Iterator[bytes]:
+        return (key for key, _ in self.scan(start, stop, reverse))
+
+    def scan_heads(
+        self, start: bytes, stop: bytes | None = None, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes, int]]:
+        return ((key, record[:HEAD_BYTES], len(record)) for key, record in self.scan(start, stop, reverse))
+
+    def count(self) -> int:
+        self._check()
+        return self._state.size
+
+
+class MemoryWriter(MemoryReader):
+    """A state in the making; `_done` hands it to the engine or to the writer around this one."""
+
+    def __init__(self, state: _State, done: Callable[[_State | None], None]) -> None:
+        super().__init__(state)
+        self._done: Callable[[_State | None], None] | None = done
+
+    def _check(self) -> None:
+        super()._check()
+        if self._done is None:
+            raise TransactionError("this transaction has ended; begin a new one")
+
+    def put(self, key: bytes, record: bytes) -> None:
+        self._check()
+        assert 0 < len(key) <= MAX_KEY_BYTES
+        self._state = self._state.put(key, record)
+
+    def put_many(self, items: Iterable[tuple[bytes, bytes]]) -> None:
+        for key, record in items:
+            self.put(key, record)
+
+    def delete(self, key: bytes) -> bool:
+        self._check()
+        before, self._state = self._state, self._state.delete(key)
+        return self._state is not before
+
+    def delete_range(self, start: bytes, stop: bytes | None) -> int:
+        before = self.count()
+        for key in self.scan_keys(start, stop):
+            self._state = self._state.delete(key)
+        return before - self._state.size
+
+    def savepoint(self) -> MemoryWriter:
+        self._check()
+
+        def done(state: _State | None) -> None:
+            if state is not None:
+                self._state = state
+
+        return MemoryWriter(self._state, done)
+
+    def commit(self) -> None:
+        self._check()
+        self._end(self._state)
+
+    def abort(self) -> None:
+        if self._born == process.generation:
+            self._end(None)
+
+    def _end(self, state: _State | None) -> None:
+        done, self._done = self._done, None
+        if done is not None:
+            done(state)
+
+
+class MemoryEngine(Engine):
+    """A tree that lives as long as its last handle."""
+
+    name = "memory"
+    durability = "process"
+    capabilities = frozenset({"ordered", "batches", "transaction", "snapshot"})
+
+    def __init__(self, location: str) -> None:
+        self.location = location
+        self._state = _State()
+        self._handles = 0
+        self._new_lock()
+        _engines.add(self)
+
+    def _new_lock(self) -> None:
+        self._lock = threading.Lock()
+        self._owner: int | None = None
+
+    def get(self, key: bytes) -> bytes | None:
+        return self._state.get(key)
+
+    def head(self, key: bytes) -> tuple[bytes, int] | None:
+        record = self._state.get(key)
+        return None if record is None else (record[:HEAD_BYTES], len(record))
+
+    def read(self, heads: bool = False) -> MemoryReader:
+        return MemoryReader(self._state)
+
+    def write(self) -> MemoryWriter:
+        if self._owner == threading.get_ident():
+            raise TransactionError(
+                "this thread has a transaction open: write through it, or after it ends (waiting here would never end)"
+            )
+        self._lock.acquire()
+        self._owner = threading.get_ident()
+
+        def done(state: _State | None) -> None:
+            if state is not None:
+                self._state = state
+            self._owner = None
+            self._lock.release()
+
+        return MemoryWriter(self._state, done)
+
+    def transact(self, function: Callable[Concatenate[MemoryWriter, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
+        writer = self.write()
+        try:
+            result = function(writer, *args, **kwargs)
+        except BaseException:
+            writer.abort()
+            raise
+        writer.commit()
+        return result
+
+    def sync(self) -> None:
+        """Nothing to do: memory does not outlive the process."""
+
+    def stats(self) -> Mapping[str, int]:
+        return {}
+
+    def retain(self) -> None:
+        self._handles += 1
+
+    def release(self) -> None:
+        self._handles -= 1
+        if not self._handles:
+            _named.pop(self.location, None)
+            _engines.discard(self)
+
+
+# The named stores of this process, and every engine, for the fork hook.
+_named: dict[str, MemoryEngine] = {}
+_engines: set[MemoryEngine] = set()
+
+
+def open_memory(location: str, flag: str, initial: Mapping[bytes, bytes]) -> MemoryEngine:
+    """The engine behind `memory://name`, one per name and process, or a new one where there is no name.
+
+    It comes with one handle counted, as from every engine's opener.
+    """
+    engine = _named.get(location)
+    if engine is not None and flag == "n":
+        raise StoreLocked(f"flag 'n' replaces {location!r}, but it is open; close it first")
+    if engine is not None:
+        engine.retain()
+        return engine
+    if flag in "rw":
+        raise StoreNotFound(f"there is no store at {location!r} in this process; open it with flag 'c' first")
+    engine = MemoryEngine(location)
+    engine.transact(MemoryWriter.put_many, {**initial, DURABILITY_KEY: engine.durability.encode()}.items())
+    engine.retain()
+    if location != "memory://":
+        _named[location] = engine
+    return engine
+
+
+def _new_locks() -> None:
+    for engine in _engines:
+        engine._new_lock()  # its holder may be a thread that the child does not have
+
+
+os.register_at_fork(after_in_child=_new_locks)

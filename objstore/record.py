@@ -1,0 +1,255 @@
+"""The record: the bytes stored under one key.
+
+There are two forms, told apart by the first byte.
+
+A *plain* record is a pickle followed by its digest.  A pickle of protocol 2 or later begins with
+0x80, and `pickle.loads` stops at its own end, so the common read is one look-up, one digest and one
+`loads` of the very bytes that were found:
+
+    80 ...................... pickle
+    digest                    8 bytes
+
+Every other record has a *header*, all integers little-endian:
+
+    offset  size
+    0       1     format version, 1
+    1       1     flags
+    2       1     codec: 1 pickle
+    3       1     zero
+    4       4     head size: where the digest stands, that is, the length of header and payload
+    8             the fields that the flags announce, in the order of the bits:
+                  0x01 expires   expires_at, microseconds since 1970 (8, signed)
+                  0x02 tags      count (2), then each: length (2), UTF-8
+                  0x04 long key  length (4), the whole encoded key, where the tree holds it shortened
+                  0x08 frames    count (2), then each: length (8), digest (8)
+                  0x10 and 0x20 are promised to compression and sealing
+                  payload, up to the head size
+                  digest (8) over key, header and payload
+                  the frames
+
+A *frame* is a large buffer that the codec kept out of the payload (pickle protocol 5 calls it
+out-of-band).  Each begins where it is aligned to `ALIGNMENT` bytes in the file, given that a large
+value begins `VALUE_OFFSET` bytes into a page of LMDB, so an array can be read straight from the map.
+A frame has a digest of its own: one who copies it verifies it, one who hands out a view need not
+touch it.
+
+The digest is XXH3-64, big-endian, of the bytes, seeded with the XXH3-64 of the key as it stands in
+the tree.  The key is in it because one flipped bit in a stored key would otherwise serve one record
+under the key of another.  It finds accidents; it is no protection from an adversary.
+
+An unknown version, codec or flag is refused.  These numbers are stored on disk: DO NOT CHANGE THEM.
+This module knows bytes only: no objects, no clock, no engine.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from xxhash import xxh3_64_digest, xxh3_64_intdigest
+
+Bytes = bytes | bytearray | memoryview
+
+PLAIN = 0x80
+PICKLE = 1
+
+VERSION = 1
+EXPIRES = 0x01
+TAGS = 0x02
+LONG_KEY = 0x04
+FRAMES = 0x08
+_KNOWN_FLAGS = EXPIRES | TAGS | LONG_KEY | FRAMES
+
+DIGEST_BYTES = 8
+ALIGNMENT = 64
+VALUE_OFFSET = 16
+MAX_RECORD_BYTES = (1 << 32) - 1  # where the size of a value ends in LMDB
+MAX_FRAMES = (1 << 16) - 1
+
+# Enough of a record to hold the header, unless its key is long or its tags are many.
+HEAD_BYTES = 1024
+
+_fixed = struct.Struct("<BBBBI")
+_expiry = struct.Struct("<q")
+_count = struct.Struct("<H")
+_length = struct.Struct("<I")
+_frame = struct.Struct("<Q8s")
+assert _fixed.size == 8
+assert _frame.size == 16
+
+key_digest = xxh3_64_intdigest
+digest = xxh3_64_digest
+
+
+class Damaged(Exception):
+    """These bytes are no record: cut short, of an unknown format, or not what was written here."""
+
+
+class Header(NamedTuple):
+    """What a record says of itself."""
+
+    codec: int = PICKLE
+    expires_at: int | None = None  # microseconds since 1970
+    tags: tuple[str, ...] = ()
+    long_key: bytes | None = None  # the whole encoding, where the tree has it shortened
+    frames: tuple[tuple[int, bytes], ...] = ()  # (length, digest) each
+    payload_at: int = 0
+    head_size: int = -DIGEST_BYTES  # where the digest stands; counted from the end when plain
+
+
+PLAIN_HEADER = Header()
+DAMAGED_HEADER = Header(codec=0)
+
+
+def pack(
+    tree_key: bytes,
+    payload: bytes,
+    *,
+    codec: int = PICKLE,
+    expires_at: int | None = None,
+    tags: Sequence[str] = (),
+    long_key: bytes | None = None,
+    frames: Sequence[memoryview] = (),
+) -> bytes:
+    """The record to store under `tree_key`: plain where the payload is a pickle and nothing else is said."""
+    seed = key_digest(tree_key)
+    plain = not frames and not tags and expires_at is None and long_key is None and codec == PICKLE
+    if plain and payload[0] == PLAIN:
+        return payload + digest(payload, seed)
+
+    flags = 0
+    fields: list[bytes] = []
+    if expires_at is not None:
+        flags |= EXPIRES
+        fields.append(_expiry.pack(expires_at))
+    if tags:
+        flags |= TAGS
+        encoded = [tag.encode() for tag in tags]
+        fields.append(_count.pack(len(encoded)))
+        fields += (_count.pack(len(tag)) + tag for tag in encoded)
+    if long_key is not None:
+        flags |= LONG_KEY
+        fields.append(_length.pack(len(long_key)) + long_key)
+    if frames:
+        flags |= FRAMES
+        fields.append(_count.pack(len(frames)))
+        fields += (_frame.pack(len(frame), digest(frame, seed)) for frame in frames)
+
+    head_size = _fixed.size + sum(map(len, fields)) + len(payload)
+    head = b"".join((_fixed.pack(VERSION, flags, codec, 0, head_size), *fields, payload))
+    parts: list[Bytes] = [head, digest(head, seed)]
+    end = head_size + DIGEST_BYTES
+    for frame, start in zip(frames, _frame_starts(head_size, map(len, frames)), strict=True):
+        parts += (bytes(start - end), frame)
+        end = start + len(frame)
+    return b"".join(parts)
+
+
+def packed_size(payload_bytes: int, frame_bytes: int, frame_count: int) -> int:
+    """An upper bound of the size of a record without its key and tags, known before it is packed."""
+    return payload_bytes + frame_bytes + frame_count * (ALIGNMENT + _frame.size) + 64
+
+
+def read_header(head: Bytes, size: int) -> Header:
+    """The header in the first bytes of a record of `size` bytes: unverified, nothing is decoded.
+
+    Raises `Damaged` where it makes no sense, IndexError where it goes on behind `head`.
+    """
+    if not size:
+        raise Damaged("the record is empty")
+    if head[0] == PLAIN:
+        return PLAIN_HEADER
+    if len(head) < _fixed.size:
+        raise Damaged("the record is cut short")
+    version, flags, codec, zero, head_size = _fixed.unpack_from(head)
+    if version != VERSION or flags & ~_KNOWN_FLAGS or codec != PICKLE or zero:
+        raise Damaged(
+            f"its format (version {version}, flags {flags:#04x}, codec {codec}) is unknown here: "
+            f"it is damaged, or was written by a newer objstore"
+        )
+    if head_size + DIGEST_BYTES > size:
+        raise Damaged("the record is cut short")
+    try:
+        return _read_fields(head, flags, codec, head_size)
+    except (struct.error, IndexError):
+        if len(head) < size:
+            raise IndexError("the header goes on behind the head") from None
+        raise Damaged("its header is cut short") from None
+    except UnicodeDecodeError as exc:
+        raise Damaged("its tags are not text") from exc
+
+
+def _read_fields(head: Bytes, flags: int, codec: int, head_size: int) -> Header:
+    at = _fixed.size
+    expires_at: int | None = None
+    tags: tuple[str, ...] = ()
+    long_key: bytes | None = None
+    frames: tuple[tuple[int, bytes], ...] = ()
+    if flags & EXPIRES:
+        (expires_at,) = _expiry.unpack_from(head, at)
+        at += _expiry.size
+    if flags & TAGS:
+        tags, at = _read_tags(head, at)
+    if flags & LONG_KEY:
+        (length,) = _length.unpack_from(head, at)
+        at += _length.size + length
+        long_key = bytes(head[at - length : at])
+        if at > len(head):
+            raise IndexError
+    if flags & FRAMES:
+        (count,) = _count.unpack_from(head, at)
+        at += _count.size
+        frames = tuple(_frame.unpack_from(head, at + i * _frame.size) for i in range(count))
+        at += count * _frame.size
+    if at > head_size:
+        raise Damaged("its header is longer than its head")
+    return Header(codec, expires_at, tags, long_key, frames, at, head_size)
+
+
+def _read_tags(head: Bytes, at: int) -> tuple[tuple[str, ...], int]:
+    (count,) = _count.unpack_from(head, at)
+    at += _count.size
+    tags = []
+    for _ in range(count):
+        (length,) = _count.unpack_from(head, at)
+        at += _count.size + length
+        if at > len(head):
+            raise IndexError
+        tags.append(str(head[at - length : at], "utf-8"))
+    return tuple(tags), at
+
+
+def unpack(tree_key: bytes, record: Bytes) -> tuple[Header, memoryview, list[memoryview]]:
+    """Header, payload and frames of a record, every digest verified.
+
+    The last two are views of `record`.  Raises `Damaged` where a digest does not fit.
+    """
+    view = memoryview(record)
+    if len(view) <= DIGEST_BYTES:
+        raise Damaged("the record is cut short")
+    seed = key_digest(tree_key)
+    head_size = len(view) - DIGEST_BYTES
+    if view[0] != PLAIN:
+        head_size = min(head_size, _fixed.unpack_from(view)[-1])
+    if digest(view[:head_size], seed) != view[head_size : head_size + DIGEST_BYTES]:
+        raise Damaged("its bytes do not fit their digest")
+    header = read_header(view, len(view))
+    lengths = [length for length, _ in header.frames]
+    starts = _frame_starts(head_size, lengths)
+    frames = [view[start : start + length] for start, length in zip(starts, lengths, strict=True)]
+    for frame, (length, expected) in zip(frames, header.frames, strict=True):
+        if len(frame) != length or digest(frame, seed) != expected:
+            raise Damaged("a buffer of it does not fit its digest")
+    return header, view[header.payload_at : head_size], frames
+
+
+def _frame_starts(head_size: int, lengths: Iterable[int]) -> list[int]:
+    """Where each frame begins: the next place after the last that is aligned in the file."""
+    end = head_size + DIGEST_BYTES
+    starts = []
+    for length in lengths:
+        start = end + -(end + VALUE_OFFSET) % ALIGNMENT
+        starts.append(start)
+        end = start + length
+    return starts

@@ -1,0 +1,519 @@
+"""A space: how one namespace lies in the tree of an engine, and the books that are kept about it.
+
+An engine has one tree.  The default namespace has it almost to itself; everything of the library stands
+before it, where the first byte is below 0x10:
+
+    0x00 d                                 the engine's durability (see engines.lmdb)
+    0x00 i                                 the identity of the store (see identity)
+    0x00 s                                 state: flags (1 byte), entries outside the default namespace (8)
+    0x01 name hash                         a namespace in use: its entries (8), its name in UTF-8
+    0x02 expires_at, tree key              one entry for each record that expires (7 bytes, microseconds)
+    0x03 tag hash, tree key                one entry for each tag of each record
+    0x04 name hash, key                    the items of other namespaces
+    0x10 ...                               the items of the default namespace, under their bare keys
+
+A *tree key* is what stands in the tree for an item: the prefix of its namespace and its encoded key,
+shortened where it is long.  Hashes of names are 6 bytes and those of tags 7, of BLAKE2b: with an index
+entry around it, the longest tree key still fits an engine.  Names that share a hash are refused, and
+what the tag index says is compared with the record.
+
+Namespaces are ranges of the one tree and not databases of LMDB, because a database must be opened
+before it is read, in a write transaction, is unknown to snapshots begun before that, and makes every
+transaction slower as long as it is open.  Here there is nothing to open, and every snapshot sees all.
+The price is that `len` of a namespace needs a count of its own.  For the default namespace the count is
+what the others leave of the tree's, so that a plain put keeps no books at all.
+
+Every function here runs inside somebody's transaction, given as `txn`, so that records, indexes and
+counts change together.  The numbers are stored on disk: DO NOT CHANGE THEM.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import timedelta
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+from objstore import keys, record
+from objstore.codecs.base import Codec
+from objstore.engines.base import Reader, Writer
+from objstore.errors import CorruptRecord, DecodeError, EncodeError, StoreError
+from objstore.keys import ORDERED_BYTES
+from objstore.record import DIGEST_BYTES, PLAIN, Damaged, Header, digest, key_digest
+
+IDENTITY_KEY = b"\x00i"
+_STATE_KEY = b"\x00s"
+_CATALOG = b"\x01"
+_CATALOG_END = b"\x02"
+_EXPIRY = b"\x02"
+_TAGS = b"\x03"
+_ITEMS = b"\x04"
+_USER = b"\x10"
+
+_NAME_HASH_BYTES = 6
+_TAG_HASH_BYTES = 7
+_TIME_BYTES = 7
+_EXPIRY_HEAD = 1 + _TIME_BYTES
+_TAG_HEAD = 1 + _TAG_HASH_BYTES
+
+_EXPIRES_USED = 1
+_TAGS_USED = 2
+
+_state = struct.Struct("<BQ")
+_count = struct.Struct("<Q")
+
+# Three keys of the library's own in every new store: durability, identity, state.
+INITIAL_STATE = {_STATE_KEY: _state.pack(0, 3)}
+
+_PLAIN_MARK = bytes((PLAIN,))
+
+# Above this size, slicing a record to digest it costs more than a view of it.
+_COPY_BYTES = 16 * 1024
+
+# Names that begin so are the library's own: not listed, and refused to users.
+RESERVED_NAME = "\x00"
+
+
+class Found(NamedTuple):
+    """A record as it was met in a scan, seen without its value."""
+
+    tree_key: bytes
+    key: Any
+    header: Header
+    size: int
+
+
+class Space:
+    """One namespace: keys to tree keys, values to records, and the writes that keep the books true.
+
+    `clock` gives seconds since 1970; expiry goes by it.
+    """
+
+    def __init__(self, name: str, codec: Codec, clock: Callable[[], float] = time.time) -> None:
+        self.name = name
+        self.codec = codec
+        self.clock = clock
+        self.prefix = _ITEMS + _hash(name, _NAME_HASH_BYTES) if name else b""
+        self.start = self.prefix or _USER
+        self.stop = _successor(self.prefix) if name else None
+        self._key_at = len(self.prefix)
+        self._catalog_key = _CATALOG + _hash(name, _NAME_HASH_BYTES)
+
+    def sibling(self, name: str) -> Space:
+        """The space of another namespace in the same store."""
+        return Space(name, self.codec, self.clock)
+
+    def frozen(self) -> Space:
+        """This space at this moment: nothing expires in it any more."""
+        now = self.clock()
+        return Space(self.name, self.codec, lambda: now)
+
+    def now(self) -> int:
+        """Microseconds since 1970, one reading of the clock."""
+        return int(self.clock() * 1_000_000)
+
+    # Keys
+
+    def tree_key(self, key: Any) -> bytes:
+        """What stands in the tree for `key`."""
+        encoded = keys.encode(key)
+        return self.prefix + (encoded if len(encoded) <= ORDERED_BYTES else keys.shorten(encoded))
+
+    def is_short(self, tree_key: bytes) -> bool:
+        """Whether the tree holds the whole key, so that nobody need look into the record for it."""
+        return len(tree_key) <= self._key_at + ORDERED_BYTES
+
+    def key(self, tree_key: bytes, stored: bytes) -> Any:
+        """The key of a record, from the tree or, where it is long, from the record."""
+        if self.is_short(tree_key):
+            return keys.decode(tree_key[self._key_at :])
+        return self.look(tree_key, stored, len(stored), lambda _: stored).key
+
+    # Values
+
+    def pack(
+        self, key: Any, value: Any, expires_at: int | None = None, tags: Sequence[str] = ()
+    ) -> tuple[bytes, bytes]:
+        """Tree key and record for an item.  Runs the code of the value's class; raises EncodeError."""
+        encoded = keys.encode(key)
+        long_key = encoded if len(encoded) > ORDERED_BYTES else None
+        tree_key = self.prefix + (keys.shorten(encoded) if long_key else encoded)
+        try:
+            payload, frames = self.codec.encode(value)
+        except Exception as exc:  # whatever the objects raise while they are encoded
+            raise EncodeError(f"the value for key {key!r} cannot be encoded as {self.codec.name}: {exc}", key) from exc
+        if len(payload) > _COPY_BYTES or frames:
+            size = record.packed_size(len(payload), sum(map(len, frames)), len(frames))
+            if size > record.MAX_RECORD_BYTES:
+                raise EncodeError(
+                    f"the value for key {key!r} takes {size} bytes, and a record ends at 4 GiB; store it in parts", key
+                )
+        return tree_key, record.pack(
+            tree_key,
+            payload,
+            codec=self.codec.number,
+            expires_at=expires_at,
+            tags=tags,
+            long_key=long_key,
+            frames=frames,
+        )
+
+    def value(self, key: Any, tree_key: bytes, found: bytes | None, now: int | None = None) -> Any:
+        """The value in the record found for `key`: verified, private and writable.
+
+        Raises KeyError where there is none, or it is expired; CorruptRecord, DecodeError.
+        """
+        if found is None:
+            raise KeyError(key)
+        if (
+            len(found) > _COPY_BYTES
+            or found[:1] != _PLAIN_MARK
+            or digest(found[:-DIGEST_BYTES], key_digest(tree_key)) != found[-DIGEST_BYTES:]
+        ):
+            return self._unpacked_value(key, tree_key, found, now)
+        try:
+            return pickle.loads(found)  # noqa: S301  (verified; it stops before the digest)
+        except Exception as exc:  # whatever the objects raise while they are built
+            raise self._undecodable(key, exc) from exc
+
+    def _unpacked_value(self, key: Any, tree_key: bytes, found: bytes, now: int | None) -> Any:
+        try:
+            header, payload, frames = record.unpack(tree_key, found)
+        except Damaged as exc:
+            raise self._corrupt(key, exc) from exc
+        if self._expired(header, now) or self._other_key(key, header):
+            raise KeyError(key)
+        try:
+            return self.codec.decode(payload, [bytearray(frame) for frame in frames])
+        except Exception as exc:  # whatever the objects raise while they are built
+            raise self._undecodable(key, exc) from exc
+
+    def _undecodable(self, key: Any, exc: Exception) -> DecodeError:
+        return DecodeError(
+            f"the value of key {key!r} is intact but cannot be decoded ({type(exc).__name__}: {exc}); make its class "
+            f"importable again, or look at the record with entry({key!r}).raw()",
+            key,
+        )
+
+    def _corrupt(self, key: Any, exc: Damaged) -> CorruptRecord:
+        return CorruptRecord(
+            f"the record of key {key!r} is damaged: {exc}; restore it from a backup, or delete it", key
+        )
+
+    def items(self, found: Iterable[tuple[bytes, bytes | None]]) -> Iterator[tuple[Any, Any]]:
+        """Key and value of each record that is not expired."""
+        now = self.now()
+        for tree_key, stored in found:
+            if stored is None:
+                continue
+            key = self.key(tree_key, stored)
+            try:
+                value = self.value(key, tree_key, stored, now)
+            except KeyError:
+                continue
+            yield key, value
+
+    # What is there, seen without the values
+
+    def look(self, tree_key: bytes, head: record.Bytes, size: int, get: Callable[[bytes], bytes | None]) -> Found:
+        """What the first bytes of a record say.  A damaged one can be seen, too; its codec is then 0."""
+        header = self._read_header(head, size)
+        if header is None:  # longer than the head: `get` gives the whole record
+            head = get(tree_key) or head
+            header = self._read_header(head, len(head)) or record.DAMAGED_HEADER
+        if self.is_short(tree_key):
+            return Found(tree_key, keys.decode(tree_key[self._key_at :]), header, size)
+        if header.long_key is None:
+            raise CorruptRecord(
+                "a record under a long key is damaged and has lost its key; restore a backup, or clear its range", None
+            )
+        return Found(tree_key, keys.decode(header.long_key), header, size)
+
+    def _read_header(self, head: record.Bytes, size: int) -> Header | None:
+        try:
+            return record.read_header(head, size)
+        except Damaged:
+            return record.DAMAGED_HEADER
+        except IndexError:
+            return None
+
+    def is_of(self, key: Any, found: Found, now: int | None = None) -> bool:
+        """Whether that is a record of `key`, and not expired."""
+        header = found.header
+        return header is record.PLAIN_HEADER or not (self._expired(header, now) or self._other_key(key, header))
+
+    def _expired(self, header: Header, now: int | None) -> bool:
+        if header.expires_at is None:
+            return False
+        return header.expires_at <= (self.now() if now is None else now)
+
+    def _other_key(self, key: Any, header: Header) -> bool:
+        return header.long_key is not None and header.long_key != keys.encode(key)
+
+    def count(self, txn: Reader) -> int:
+        """How many items there are, without what is expired and not yet swept."""
+        flags, others = self._state(txn)
+        entries = self._catalogued(txn) if self.prefix else txn.count() - others
+        if flags & _EXPIRES_USED and entries:
+            entries -= sum(1 for _ in self._expired_tree_keys(txn, self.now()))
+        return entries
+
+    def scan(self, txn: Reader, start: bytes, stop: bytes | None, reverse: bool) -> Iterator[Found]:
+        """What is there and not expired, in order, seen without the values."""
+        now = self.now()
+        for tree_key, head, size in txn.scan_heads(start, stop, reverse):
+            found = self.look(tree_key, head, size, txn.get)
+            if not self._expired(found.header, now):
+                yield found
+
+    def scan_tag(self, txn: Reader, tag: str, start: bytes, stop: bytes | None, reverse: bool) -> Iterator[Found]:
+        """The same of what bears a tag."""
+        now = self.now()
+        head = _TAGS + _hash(tag, _TAG_HASH_BYTES)
+        end = _successor(head + self.prefix) if stop is None else head + stop
+        for index_key in txn.scan_keys(head + start, end, reverse):
+            tree_key = bytes(index_key[_TAG_HEAD:])
+            stored = txn.get(tree_key)
+            if stored is None:
+                continue
+            found = self.look(tree_key, stored, len(stored), txn.get)
+            if tag in found.header.tags and not self._expired(found.header, now):
+                yield found
+
+    def expires(self, txn: Reader) -> bool:
+        """Whether anything in the store was ever given a time to expire."""
+        return bool(self._state(txn)[0] & _EXPIRES_USED)
+
+    def scan_keys(self, txn: Reader, start: bytes, stop: bytes | None, reverse: bool) -> Iterator[Any]:
+        """The keys alone, without a look at the records: for where nothing expires."""
+        decode, at = keys.decode, self._key_at
+        for tree_key in txn.scan_keys(start, stop, reverse):
+            if self.is_short(tree_key):
+                yield decode(tree_key[at:])
+            else:
+                stored = txn.get(tree_key)
+                assert stored is not None
+                yield self.key(tree_key, stored)
+
+    # Writing
+
+    def put(
+        self, txn: Writer, tree_key: bytes, packed: bytes, expires_at: int | None = None, tags: Sequence[str] = ()
+    ) -> None:
+        """Store a record in the place of what was there."""
+        flags, _ = self._state(txn)
+        if not (self.prefix or flags or tags) and expires_at is None:
+            txn.put(tree_key, packed)
+            return
+        old = txn.get(tree_key)
+        dropped = self._unindex(txn, tree_key, old) if flags else 0
+        txn.put(tree_key, packed)
+        added = self._index(txn, tree_key, expires_at, tags)
+        used = (_EXPIRES_USED if expires_at is not None else 0) | (_TAGS_USED if tags else 0)
+        self._keep_books(txn, own=old is None, index=added - dropped, flags=used)
+
+    def put_many(
+        self,
+        txn: Writer,
+        items: Sequence[tuple[bytes, bytes]],
+        expires_at: int | None = None,
+        tags: Sequence[str] = (),
+    ) -> None:
+        """`put` for each."""
+        if self._state(txn)[0] or tags or expires_at is not None:
+            for tree_key, packed in items:
+                self.put(txn, tree_key, packed, expires_at, tags)
+            return
+        before = txn.count() if self.prefix else 0
+        txn.put_many(items)
+        if self.prefix:
+            self._keep_books(txn, own=txn.count() - before)
+
+    def delete(self, txn: Writer, tree_key: bytes) -> bool:
+        """Remove a record; whether there was one, expired or not."""
+        flags, _ = self._state(txn)
+        dropped = self._unindex(txn, tree_key, txn.get(tree_key)) if flags else 0
+        if not txn.delete(tree_key):
+            return False
+        self._keep_books(txn, own=-1, index=-dropped)
+        return True
+
+    def delete_key(self, txn: Writer, key: Any) -> bool:
+        """Remove `key`; whether it was there and not expired."""
+        tree_key = self.tree_key(key)
+        if self.is_short(tree_key) and not self._state(txn)[0]:
+            return self.delete(txn, tree_key)
+        stored = txn.get(tree_key)
+        if stored is None:
+            return False
+        found = self.look(tree_key, stored, len(stored), txn.get)
+        return not self._other_key(key, found.header) and self.delete(txn, tree_key) and self.is_of(key, found)
+
+    def delete_keys(self, txn: Writer, keys: Iterable[Any]) -> int:
+        """Remove these keys; how many were there."""
+        return sum([self.delete_key(txn, key) for key in keys])
+
+    def touch(self, txn: Writer, key: Any, expires_at: int | None) -> bool:
+        """Give the record of `key` another moment to expire; whether it was there.  Raises CorruptRecord."""
+        tree_key = self.tree_key(key)
+        stored = txn.get(tree_key)
+        if stored is None:
+            return False
+        try:
+            header, payload, frames = record.unpack(tree_key, stored)
+        except Damaged as exc:
+            raise self._corrupt(key, exc) from exc
+        if self._expired(header, None) or self._other_key(key, header):
+            return False
+        packed = record.pack(
+            tree_key,
+            bytes(payload),
+            codec=header.codec,
+            expires_at=expires_at,
+            tags=header.tags,
+            long_key=header.long_key,
+            frames=frames,
+        )
+        self.put(txn, tree_key, packed, expires_at, header.tags)
+        return True
+
+    def delete_range(self, txn: Writer, start: bytes, stop: bytes | None) -> int:
+        """Remove everything in a range; how much of it was not expired."""
+        if not self._state(txn)[0]:
+            count = txn.delete_range(start, stop)
+            self._keep_books(txn, own=-count)
+            return count
+        count = 0
+        now = self.now()
+        for tree_key, head, size in txn.scan_heads(start, stop):
+            count += not self._expired(self._read_header(head, size) or record.PLAIN_HEADER, now)
+            self.delete(txn, tree_key)
+        return count
+
+    def delete_tag(self, txn: Writer, tag: str, start: bytes, stop: bytes | None) -> int:
+        """Remove everything in a range that bears a tag; how much of it was not expired."""
+        found = list(self.scan_tag(txn, tag, start, stop, reverse=False))
+        for item in found:
+            self.delete(txn, item.tree_key)
+        return len(found)
+
+    def expire(self, txn: Writer) -> int:
+        """Remove what is expired; how much that was."""
+        expired = list(self._expired_tree_keys(txn, self.now()))
+        for tree_key in expired:
+            self.delete(txn, tree_key)
+        return len(expired)
+
+    # Namespaces
+
+    def check_name(self, txn: Reader) -> None:
+        """Refuse a name whose hash another namespace of this store has."""
+        catalogued = txn.get(self._catalog_key)
+        if catalogued is not None and catalogued[_count.size :] != self.name.encode():
+            other = catalogued[_count.size :].decode()
+            raise StoreError(f"namespace {self.name!r} cannot be told from {other!r} in this store; take another name")
+
+    def drop(self, txn: Writer) -> None:
+        """Empty the namespace and forget it."""
+        self.delete_range(txn, self.start, self.stop)
+        if txn.delete(self._catalog_key):
+            flags, others = self._state(txn)
+            txn.put(_STATE_KEY, _state.pack(flags, others - 1))
+
+    # The books
+
+    def _state(self, txn: Reader) -> tuple[int, int]:
+        stored = txn.get(_STATE_KEY)
+        assert stored is not None, "every store is made with its state"
+        return _state.unpack(stored)
+
+    def _catalogued(self, txn: Reader) -> int:
+        catalogued = txn.get(self._catalog_key)
+        return 0 if catalogued is None else _count.unpack_from(catalogued)[0]
+
+    def _keep_books(self, txn: Writer, own: int, index: int = 0, flags: int = 0) -> None:
+        """Write down what came or went: items of this namespace, index entries, and first uses."""
+        others = index
+        if self.prefix and own:
+            self.check_name(txn)
+            others += own + (txn.get(self._catalog_key) is None)
+            txn.put(self._catalog_key, _count.pack(self._catalogued(txn) + own) + self.name.encode())
+        if others or flags:
+            had, before = self._state(txn)
+            txn.put(_STATE_KEY, _state.pack(had | flags, before + others))
+
+    def _index(self, txn: Writer, tree_key: bytes, expires_at: int | None, tags: Sequence[str]) -> int:
+        entries = list(_index_entries(tree_key, expires_at, tags))
+        for entry in entries:
+            txn.put(entry, b"")
+        return len(entries)
+
+    def _unindex(self, txn: Writer, tree_key: bytes, stored: bytes | None) -> int:
+        if stored is None or stored[:1] == _PLAIN_MARK:
+            return 0
+        # A damaged record cannot say what it has in the indexes; what stays there is compared before it is believed.
+        header = self._read_header(stored, len(stored)) or record.DAMAGED_HEADER
+        return sum(map(txn.delete, _index_entries(tree_key, header.expires_at, header.tags)))
+
+    def _expired_tree_keys(self, txn: Reader, now: int) -> Iterator[bytes]:
+        for index_key in txn.scan_keys(_EXPIRY, _EXPIRY + (now + 1).to_bytes(_TIME_BYTES, "big")):
+            tree_key = bytes(index_key[_EXPIRY_HEAD:])
+            if self.start <= tree_key and (self.stop is None or tree_key < self.stop):
+                yield tree_key
+
+
+def namespace_names(txn: Reader) -> list[str]:
+    """The names of the namespaces in use, without the library's own."""
+    names = [stored[_count.size :].decode() for _, stored in txn.scan(_CATALOG, _CATALOG_END)]
+    return sorted(name for name in names if not name.startswith(RESERVED_NAME))
+
+
+def expires_at(ttl: float | timedelta | None, now: int) -> int | None:
+    """The moment, in microseconds since 1970, at which something set now ends; None is for ever.
+
+    Raises TypeError for what is no time, ValueError for one that is not positive or beyond all bounds.
+    """
+    if ttl is None:
+        return None
+    if isinstance(ttl, timedelta):
+        ttl = ttl.total_seconds()
+    if isinstance(ttl, bool) or not isinstance(ttl, (int, float)):
+        raise TypeError(f"ttl is seconds, a timedelta, or None for ever, not {type(ttl).__name__}")
+    if not 0 < ttl < 1e9:
+        raise ValueError(f"ttl is a number of seconds between 0 and a thousand million, not {ttl!r}; None is for ever")
+    return now + max(round(ttl * 1_000_000), 1)
+
+
+def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
+    """The tags, each once.  Raises TypeError for one text in the place of several, and for what is no text."""
+    if isinstance(tags, str):
+        raise TypeError(f"tags is a sequence of text; write ({tags!r},)")
+    unique = tuple(dict.fromkeys(tags))
+    for tag in unique:
+        if not isinstance(tag, str):
+            raise TypeError(f"a tag is text, not {type(tag).__name__}")
+        if not 0 < len(tag.encode()) <= 1000:
+            raise ValueError(f"a tag has 1 to 1,000 bytes, not {len(tag.encode())}: {tag[:40]!r}")
+    if len(unique) > 1000:
+        raise ValueError(f"a record has up to 1,000 tags, not {len(unique)}")
+    return unique
+
+
+def _index_entries(tree_key: bytes, expires_at: int | None, tags: Sequence[str]) -> Iterator[bytes]:
+    if expires_at is not None:
+        yield _EXPIRY + expires_at.to_bytes(_TIME_BYTES, "big") + tree_key
+    for tag in tags:
+        yield _TAGS + _hash(tag, _TAG_HASH_BYTES) + tree_key
+
+
+def _hash(text: str, size: int) -> bytes:
+    return blake2b(text.encode(), digest_size=size).digest()
+
+
+def _successor(prefix: bytes) -> bytes:
+    """The lowest bytes above everything that begins with `prefix`, which does not begin with 0xFF."""
+    whole = prefix.rstrip(b"\xff")
+    return whole[:-1] + bytes((whole[-1] + 1,))

@@ -1,0 +1,348 @@
+"""Store: the mapping on disk.
+
+What a store can do is in `mapping`.  This room is about the handle: opening and closing, flags and
+options, pickling, namespaces, and beginning snapshots and transactions.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
+
+from objstore import identity
+from objstore.codecs.pickling import Pickle
+from objstore.engines import connect
+from objstore.engines.base import Engine, Reader
+from objstore.errors import ReadOnlyStore, StoreClosed, UnsupportedOperation
+from objstore.mapping import DEFAULT, TTL, Writable, _pairs
+from objstore.space import (
+    IDENTITY_KEY,
+    INITIAL_STATE,
+    RESERVED_NAME,
+    Space,
+    check_tags,
+    namespace_names,
+)
+from objstore.transaction import Snapshot, Transaction, _Unit
+
+K = TypeVar("K")
+V = TypeVar("V")
+D = TypeVar("D")
+
+
+class Stats(NamedTuple):
+    """Figures of a store."""
+
+    entries: int
+    """Items of this namespace."""
+    namespaces: int
+    """Namespaces in use, the default one not counted."""
+    file_bytes: int
+    """Bytes on disk, free pages among them."""
+    map_bytes: int
+    """Bytes of address space that are reserved."""
+    readers: int
+    """Reader slots taken, in all processes."""
+    durability: str
+    id: str
+    """What names this store and no other."""
+    created: str
+    """When it was made, ISO 8601, UTC."""
+    format: int
+
+
+class Store(Writable[K, V]):
+    """A dictionary on disk: ordered, transactional, safe between threads and processes.
+
+    `location`: a path, or a URL: `lmdb:///absolute/path`, `memory://` (new each time), `memory://name`.
+    `flag`: "r" read, "w" must exist, "c" create if missing, "n" always new and empty.
+    `codec`: how values become bytes; "pickle", or None for what is recorded.
+    `durability`: "full", "relaxed" or "process", for all who have the store open; None for what is
+    recorded, which is "full" in a new store.
+    `map_size`: bytes the store may grow to; None reserves what the file system could ever hold.
+    `max_readers`: transactions that may read at the same time, in all processes.
+    `permissions`: "private" makes files for the owner alone and refuses a directory that others can
+    write; "umask" leaves both to the user.
+    `immutable`: read without a lock file, from media that nobody writes to.
+    `readahead`: False where the data is much larger than memory and read at random.
+    `clock`: seconds since 1970, for expiry.
+
+    Raises StoreNotFound, StoreDenied, StoreCorrupt, StoreSuspect, StoreLocked; StoreError where the store
+    is of another kind, codec or format; ValueError and TypeError for arguments that make no sense.
+    """
+
+    _kind: ClassVar[str] = "Store"
+
+    def __init__(
+        self,
+        location: str | os.PathLike[str],
+        flag: str = "c",
+        *,
+        codec: str | None = None,
+        durability: str | None = None,
+        map_size: int | None = None,
+        max_readers: int = 1024,
+        permissions: str = "private",
+        immutable: bool = False,
+        readahead: bool = True,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        if codec not in (None, Pickle.name):
+            raise ValueError(f"no codec is called {codec!r}; there is 'pickle'")
+        if permissions not in ("private", "umask"):
+            raise ValueError(f"permissions is 'private' or 'umask', not {permissions!r}")
+        options = {
+            "map_size": map_size,
+            "max_readers": max_readers,
+            "private": permissions == "private",
+            "immutable": immutable,
+            "readahead": readahead,
+        }
+        new = identity.new(self._kind, codec or Pickle.name)
+        engine = connect(location, flag, {IDENTITY_KEY: identity.pack(new), **INITIAL_STATE}, durability, **options)
+        try:
+            self._identity = identity.unpack(engine.get(IDENTITY_KEY), engine.location)
+            identity.check(self._identity, engine.location, self._kind, codec)
+        except BaseException:
+            engine.release()
+            raise
+        self._arguments = {
+            "durability": durability,
+            "map_size": map_size,
+            "max_readers": max_readers,
+            "permissions": permissions,
+            "immutable": immutable,
+            "readahead": readahead,
+            "clock": clock,
+        }
+        self._attach(engine, Space("", Pickle(), clock), read_only=flag == "r")
+
+    def _attach(self, engine: Engine, space: Space, read_only: bool) -> None:
+        """Become a handle of an engine, on which one more handle was counted."""
+        self._engine = engine
+        self._space = space
+        self._read_only = read_only or engine.read_only
+        self._children: list[weakref.ref[Store[Any, Any]]] = []
+        # The hot path, without a stop on the way.
+        self._record = engine.get  # type: ignore[method-assign,assignment]
+        self._head = engine.head  # type: ignore[method-assign,assignment]
+        self._apply = self._refuse if self._read_only else engine.transact  # type: ignore[method-assign,assignment]
+        self._release = weakref.finalize(self, engine.release)
+
+    # The handle
+
+    @property
+    def location(self) -> str:
+        """Where the store is: an absolute path, or the URL of a store in memory."""
+        return self._engine.location
+
+    @property
+    def closed(self) -> bool:
+        """Whether this handle is closed."""
+        return isinstance(self._engine, _Closed)
+
+    def close(self) -> None:
+        """Close this handle and those of its namespaces; again does no harm.
+
+        The files are closed with the last handle of the process.
+        """
+        if self.closed:
+            return
+        for child in self._children:
+            if (store := child()) is not None:
+                store.close()
+        closed: Any = _Closed(self.location)
+        self._engine, self._record, self._head, self._apply = (  # type: ignore[method-assign]
+            closed,
+            closed.refuse,
+            closed.refuse,
+            closed.refuse,
+        )
+        self._release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        name = f", namespace {self._space.name!r}" if self._space.name else ""
+        state = "closed" if self.closed else f"{len(self)} items"
+        return f"<{self._kind} {self.location!r}{name}, {state}>"
+
+    def __reduce__(self) -> Any:
+        if self._engine.name == "memory":
+            raise TypeError(f"{self!r} cannot be pickled: it lives in this process; use a path to share a store")
+        flag = "r" if self._read_only else "w"
+        return _reopen, (type(self), self.location, flag, self._arguments, self._space.name)
+
+    def supports(self, operation: str) -> bool:
+        """Whether the engine can do this: "ordered", "batches", "transaction", "snapshot"."""
+        return operation in self._engine.capabilities
+
+    def _require(self, operation: str, hint: str) -> None:
+        if not self.supports(operation):
+            raise UnsupportedOperation(operation, self._engine.name, hint)
+
+    def _refuse(self, *_arguments: object) -> Any:
+        raise ReadOnlyStore(f"the store at {self.location!r} is open for reading; write through flag 'w' or 'c'")
+
+    def _reader(self, heads: bool = False) -> Reader:
+        return self._engine.read(heads)
+
+    # Consistent states and units of work
+
+    def snapshot(self) -> Snapshot[K, V]:
+        """The store at this point in time, for reading: `with store.snapshot() as snap:`."""
+        self._require("snapshot", "read the keys one by one")
+        return Snapshot(self._space.frozen(), self._reader())
+
+    def transaction(self) -> Transaction[K, V]:
+        """A unit of work, applied as a whole or not at all: `with store.transaction() as txn:`."""
+        self._require("transaction", "use compare_and_set, modify or edit on single keys")
+        begin = self._refuse if self._read_only else self._engine.write
+        return Transaction(self._space, _Unit(begin), self._default_ttl)
+
+    @contextmanager
+    def edit(self, key: K, *, default: Any = DEFAULT, default_factory: Callable[[], V] | None = None) -> Iterator[V]:
+        """The value of `key`, to be changed in place: written back when the `with` block ends.
+
+        Other writers wait meanwhile.  Nothing is written if the block raises.  An absent key is taken for
+        `default` or what `default_factory()` gives; without them it raises KeyError.  Expiry and tags stay.
+
+        Raises TypeError for a value that cannot change in place.
+        """
+        if not self.supports("transaction"):
+            with super().edit(key, default=default, default_factory=default_factory) as value:
+                yield value
+            return
+        with self.transaction() as txn, txn.edit(key, default=default, default_factory=default_factory) as value:
+            yield value
+
+    # Much at once
+
+    def load(
+        self,
+        items: Any,
+        *,
+        batch_bytes: int = 64 << 20,
+        ttl: TTL = DEFAULT,
+        tags: Iterable[str] = (),
+        progress: Callable[[int, int | None], object] | None = None,
+    ) -> int:
+        """Store any number of items (a mapping, or an iterable of pairs) in bounded memory; how many.
+
+        Records are gathered up to `batch_bytes` and each batch is one transaction: what was stored before
+        an error stays.  `progress` is called after each batch with the items done and, where the source
+        has a length, their number.
+        """
+        total = len(items) if hasattr(items, "__len__") else None
+        expires, labels = self._expires_at(ttl), check_tags(tags)
+        done = 0
+        batch: list[tuple[bytes, bytes]] = []
+        size = 0
+        for key, value in _pairs(items):
+            packed = self._space.pack(key, value, expires, labels)
+            batch.append(packed)
+            size += len(packed[0]) + len(packed[1])
+            if size >= batch_bytes:
+                done += self._load_batch(batch, expires, labels)
+                batch, size = [], 0
+                if progress:
+                    progress(done, total)
+        if batch:
+            done += self._load_batch(batch, expires, labels)
+            if progress:
+                progress(done, total)
+        return done
+
+    def _load_batch(self, batch: list[tuple[bytes, bytes]], expires: int | None, labels: tuple[str, ...]) -> int:
+        self._apply(self._space.put_many, batch, expires, labels)
+        return len(batch)
+
+    # Namespaces
+
+    def namespace(self, name: str, *, codec: str | None = None) -> Store[Any, Any]:
+        """A mapping of its own in the same store, with its own keys; it comes into being with its first item.
+
+        Raises ValueError for a name that is empty, too long, or reserved.
+        """
+        if codec not in (None, Pickle.name):
+            raise ValueError(f"no codec is called {codec!r}; there is 'pickle'")
+        space = self._space.sibling(check_namespace_name(name))
+        space.check_name(self._reader())
+        store = object.__new__(type(self))
+        store._identity = self._identity
+        store._arguments = self._arguments
+        self._engine.retain()
+        store._attach(self._engine, space, self._read_only)
+        self._children = [child for child in self._children if child() is not None]
+        self._children.append(weakref.ref(store))
+        return store
+
+    def namespaces(self) -> list[str]:
+        """The names of the namespaces that were written to and not dropped since."""
+        return namespace_names(self._reader())
+
+    def drop_namespace(self, name: str) -> None:
+        """Empty a namespace and forget it, for every process.  What writes to it later makes it anew."""
+        self._apply(self._space.sibling(check_namespace_name(name)).drop)
+
+    # Care
+
+    def sync(self) -> None:
+        """Force to the disk what was committed: of use where durability is not "full"."""
+        self._engine.sync()
+
+    def stats(self) -> Stats:
+        """Figures of this store."""
+        figures = self._engine.stats()
+        return Stats(
+            entries=len(self),
+            namespaces=len(self.namespaces()),
+            file_bytes=figures.get("file_bytes", 0),
+            map_bytes=figures.get("map_bytes", 0),
+            readers=figures.get("readers", 0),
+            durability=self._engine.durability,
+            id=self._identity.id,
+            created=self._identity.created,
+            format=self._identity.format,
+        )
+
+
+class _Closed:
+    """Stands where the engine of a closed handle was."""
+
+    name = "closed"
+
+    def __init__(self, location: str) -> None:
+        self.location = location
+
+    def refuse(self, *_arguments: object) -> Any:
+        raise StoreClosed(f"the store at {self.location!r} is closed; open it again")
+
+    def __getattr__(self, _name: str) -> Any:
+        self.refuse()
+
+
+def check_namespace_name(name: str) -> str:
+    """The name, if a user may give it to a namespace."""
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a namespace is text, not {type(name).__name__}")
+    if name.startswith(RESERVED_NAME):
+        raise ValueError(f"{name!r} is a name that the library keeps for itself; take another")
+    if not 0 < len(name.encode()) <= 1000:
+        raise ValueError(f"the name of a namespace has 1 to 1,000 bytes, not {len(name.encode())}")
+    return name
+
+
+def _reopen(
+    kind: type[Store[Any, Any]], location: str, flag: str, arguments: dict[str, Any], name: str
+) -> Store[Any, Any]:
+    store = kind(location, flag, **arguments)
+    return store.namespace(name) if name else store

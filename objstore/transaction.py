@@ -1,0 +1,187 @@
+"""Snapshot and Transaction: a consistent state to read, and a unit of work.
+
+Both are mappings (see `mapping`); what they add is a life of their own: when it begins and ends, who may
+use it, and how the parts that share it (namespaces, savepoints) hang together.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from objstore.engines.base import Reader, Writer, process
+from objstore.errors import StoreClosed, TransactionError
+from objstore.mapping import Readable, Writable
+from objstore.record import HEAD_BYTES
+from objstore.space import Space
+
+K = TypeVar("K")
+V = TypeVar("V")
+D = TypeVar("D")
+
+
+class Snapshot(Readable[K, V]):
+    """The store at one point in time, for reading.
+
+    It begins when it is made and ends with its `with` block or `close()`; what it shows never changes,
+    and nothing expires in it.  Any thread may use it.  While it is open, the file keeps the pages that it
+    shows and grows instead of using them again, so keep it short.
+    """
+
+    def __init__(self, space: Space, reader: Reader | None) -> None:
+        self._space = space
+        self._state = reader
+
+    def __enter__(self) -> Self:
+        self._reader()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the snapshot; again does no harm."""
+        self._state = None
+
+    def namespace(self, name: str) -> Snapshot[Any, Any]:
+        """Another namespace at the same point in time; it is closed by itself."""
+        space = self._space.sibling(name)
+        space.check_name(self._reader())
+        return Snapshot(space, self._reader())
+
+    def _reader(self, heads: bool = False) -> Reader:
+        if self._state is None:
+            raise StoreClosed("the snapshot is closed; take another with store.snapshot()")
+        return self._state
+
+    def _record(self, tree_key: bytes) -> bytes | None:
+        return self._reader().get(tree_key)
+
+    def _head(self, tree_key: bytes) -> tuple[bytes, int] | None:
+        return _head(self._reader().get(tree_key))
+
+    def __repr__(self) -> str:
+        return "<Snapshot, closed>" if self._state is None else f"<Snapshot of {len(self)} items>"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a snapshot cannot be pickled; pickle the store, and take a snapshot where it arrives")
+
+
+class _Unit:
+    """The life of one write transaction, shared by its namespaces."""
+
+    def __init__(self, begin: Callable[[], Writer], outer: _Unit | None = None) -> None:
+        self._begin = begin
+        self._outer = outer
+        self._writer: Writer | None = None
+        self._thread = 0
+        self._born = -1
+        self._ended = False
+        self.resting = False  # while a savepoint is open
+
+    def writer(self) -> Writer:
+        """The engine's transaction, for one who may use it now."""
+        if self._writer is None:
+            raise TransactionError(
+                "the transaction has ended; begin another"
+                if self._ended
+                else "the transaction has not begun; use it as `with store.transaction() as txn:`"
+            )
+        self._check_owner()
+        if self.resting:
+            raise TransactionError("a savepoint of this transaction is open; use that one, or after it ends")
+        return self._writer
+
+    def _check_owner(self) -> None:
+        if self._born != process.generation:
+            raise TransactionError("the transaction belongs to the parent process; begin one in the child")
+        if self._thread != threading.get_ident():
+            raise TransactionError("the transaction belongs to the thread that began it; begin another in this one")
+
+    def begin(self) -> None:
+        if self._ended or self._writer is not None:
+            raise TransactionError("a transaction is entered once; begin another")
+        if self._outer is not None:
+            self._outer.writer()
+            self._writer = self._begin()
+            self._outer.resting = True
+        else:
+            self._writer = self._begin()
+        self._thread = threading.get_ident()
+        self._born = process.generation
+
+    def end(self, commit: bool) -> None:
+        self._check_owner()
+        if self.resting:
+            raise TransactionError("a savepoint of this transaction is open; end that first")
+        writer, self._writer = self._writer, None
+        assert writer is not None
+        self._ended = True
+        if self._outer is not None:
+            self._outer.resting = False
+        if commit:
+            writer.commit()
+        else:
+            writer.abort()
+
+
+class Transaction(Writable[K, V]):
+    """A unit of work: all of it is applied when the `with` block ends, or none if the block raises.
+
+    It sees its own changes.  It belongs to the thread that entered it; other writers, of all processes,
+    wait for its end, so keep it short.  An iteration inside it moves forward and sees what is written
+    meanwhile.
+    """
+
+    def __init__(self, space: Space, unit: _Unit, default_ttl: Any = None) -> None:
+        self._space = space
+        self._unit = unit
+        self._default_ttl = default_ttl
+
+    def __enter__(self) -> Self:
+        self._unit.begin()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self._unit.end(commit=kind is None)
+        except TransactionError:
+            if kind is None:  # else the error of the block matters more
+                raise
+
+    def transaction(self) -> Transaction[K, V]:
+        """A savepoint: a transaction inside this one, which commits into it or aborts alone."""
+        unit = _Unit(lambda: self._unit.writer().savepoint(), self._unit)
+        return Transaction(self._space, unit, self._default_ttl)
+
+    def namespace(self, name: str) -> Transaction[Any, Any]:
+        """Another namespace in the same transaction; not to be entered by itself."""
+        space = self._space.sibling(name)
+        space.check_name(self._reader())
+        return Transaction(space, self._unit, self._default_ttl)
+
+    def _reader(self, heads: bool = False) -> Reader:
+        return self._unit.writer()
+
+    def _record(self, tree_key: bytes) -> bytes | None:
+        return self._unit.writer().get(tree_key)
+
+    def _head(self, tree_key: bytes) -> tuple[bytes, int] | None:
+        return _head(self._unit.writer().get(tree_key))
+
+    def _apply(self, function: Callable[..., D], *arguments: Any) -> D:
+        return function(self._unit.writer(), *arguments)
+
+    def __repr__(self) -> str:
+        return "<Transaction>"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a transaction cannot be pickled; pickle the store, and begin one where it arrives")
+
+
+def _head(record: bytes | None) -> tuple[bytes, int] | None:
+    return None if record is None else (record[:HEAD_BYTES], len(record))
