@@ -141,9 +141,9 @@ class LmdbWriter(LmdbReader):
         try:
             cursor = self._txn.cursor()
             count = 0
-            more = cursor.set_range(start)
-            while more and (stop is None or cursor.key() < stop):
-                more = cursor.delete()  # and stands on the next
+            cursor.set_range(start)
+            while (key := cursor.key()) and (stop is None or key < stop):  # b"" is behind the last
+                cursor.delete()  # and stands on the next
                 count += 1
         except lmdb.Error as exc:
             raise translate(exc, self._location) from exc

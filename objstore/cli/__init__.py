@@ -1,0 +1,17 @@
+"""The command line.  It calls public names only, and needs the extra `cli` (click and rich)."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """The entry point `objstore`."""
+    try:
+        import click as _click  # noqa: F401
+        import rich as _rich  # noqa: F401
+    except ImportError as exc:
+        sys.exit(f"the command line needs {exc.name}; install it with: pip install 'objstore[cli]'")
+    from objstore.cli.commands import objstore
+
+    objstore()

@@ -1,0 +1,102 @@
+"""The command line, run as a user runs it."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from objstore import Store
+
+
+def run(*arguments, stdin=None):
+    return subprocess.run(
+        [sys.executable, "-m", "objstore", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        input=stdin,
+        check=False,
+    )
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "a.store"
+
+
+def test_set_get_ls_delete(path):
+    assert run("set", path, "user:1", "{'name': 'Ada'}", "--tag", "people").returncode == 0
+    assert run("set", path, "('user', 42)", "plain text").returncode == 0
+    assert run("get", path, "user:1").stdout == "{'name': 'Ada'}\n"
+    assert run("get", path, "('user', 42)").stdout == "'plain text'\n"
+    assert run("ls", path).stdout == "'user:1'\n('user', 42)\n"
+    assert run("ls", path, "--tag", "people").stdout == "'user:1'\n"
+    assert run("ls", path, "--prefix", "('user',)").stdout == "('user', 42)\n"
+    assert run("delete", path, "user:1").returncode == 0
+    assert run("ls", path, "-r").stdout == "('user', 42)\n"
+
+
+def test_values_from_standard_input_with_a_ttl_in_a_namespace(path):
+    assert run("set", path, "42", "--file", "-", "--ttl", "1000", "-n", "users", stdin="from a pipe").returncode == 0
+    assert run("get", path, "42", "-n", "users").stdout == "b'from a pipe'\n"
+    line = run("ls", path, "--long", "-n", "users").stdout
+    assert re.match(r" +\d+  pickle   \d{4}-\d\d-\d\d \d\d:\d\d:\d\d  42$", line)
+    assert "namespace 'users'  1 entries" in run("info", path).stdout
+
+
+def test_listing_and_info_never_unpickle(path):
+    with Store(path) as store:
+        store["bomb"] = Bomb()
+    assert run("ls", path, "--long").returncode == 0
+    assert run("info", path).returncode == 0
+    raw = subprocess.run(
+        [sys.executable, "-m", "objstore", "get", path, "bomb", "--raw"], capture_output=True, check=True
+    )
+    assert raw.stdout.startswith(b"\x80\x05")
+    refused = run("get", path, "bomb")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "cannot be decoded" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["get", "{path}", "nothing"], 1, "not there: 'nothing'"),
+        (["delete", "{path}", "nothing"], 1, "not there: nothing"),
+        (["get", "{path}", "[1]"], 1, "list cannot be a key"),
+        (["ls", "{path}/no"], 1, "there is no store"),
+        (["set", "{path}", "key"], 2, "Give a value"),
+        (["nonsense"], 2, "No such command"),
+    ],
+)
+def test_what_is_refused_says_why(path, arguments, code, message):
+    Store(path).close()
+    result = run(*(argument.format(path=path) for argument in arguments))
+    assert result.returncode == code
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_without_the_extra_there_is_a_hint():
+    code = "import sys; sys.modules['click'] = None; from objstore.cli import main; main()"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "pip install 'objstore[cli]'" in result.stderr
+
+
+def test_the_demo_compares_thousands_of_objects_in_a_new_process(path):
+    result = run("demo", path)
+    assert result.returncode == 0, result.stderr
+    stored = int(re.search(r"stored +([\d,]+) objects", result.stdout)[1].replace(",", ""))
+    compared = int(re.search(r"compared ([\d,]+) objects", result.stdout)[1].replace(",", ""))
+    assert stored == compared > 1000
+    assert 'store["numbers"] == list(range(10_000)) is True' in result.stdout
+    with Store(path, "r") as store:
+        assert store["numbers"] == list(range(10_000))
+
+
+class Bomb:
+    """Runs code when it is unpickled."""
+
+    def __reduce__(self):
+        return exec, ("raise SystemError('unpickled')",)

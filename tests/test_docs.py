@@ -1,0 +1,43 @@
+"""The documents say what is true: their examples run, their commands are the ones that CI runs."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_examples_of_the_readme_run(tmp_path):
+    examples = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(examples) >= 5
+    program = "\n".join(examples)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-W", "error", "-c", program], cwd=tmp_path, env=environment, check=True)
+
+
+def test_ci_runs_the_test_command_of_the_readme():
+    command = next(line for line in README.splitlines() if line.endswith("-m pytest") and "venv" in line)
+    assert command in (ROOT / ".ci" / "run").read_text().splitlines()
+
+
+def test_every_command_is_documented_and_has_help():
+    from objstore.cli.commands import objstore
+
+    for name, command in objstore.commands.items():
+        assert f"objstore {name}" in README, name
+        assert command.help, name
+        for parameter in command.params:
+            if isinstance(parameter, click.Option) and not parameter.hidden:
+                assert parameter.help, (name, parameter.name)
+
+
+def test_the_rooms_in_the_readme_are_those_of_the_source():
+    named = re.findall(r"^\| `([a-z]+(?:\.py|/))` \|", README, re.MULTILINE)
+    source = ROOT / "objstore"
+    rooms = {path.name + "/" * path.is_dir() for path in source.iterdir() if not path.name.startswith("__")}
+    assert set(named) == rooms - {"py.typed"}

@@ -1,0 +1,51 @@
+"""CPython's own tests of the mapping protocol, on stores of both engines.
+
+Some distributions ship Python without its test package (Debian puts it into `libpython3-testsuite`); there
+`test_mapping.py` has to do.
+"""
+
+import itertools
+
+import pytest
+
+from objstore import Store
+
+mapping_tests = pytest.importorskip("test.mapping_tests", reason="this Python comes without its test package")
+
+
+class _OnEngine(mapping_tests.BasicTestMappingProtocol):
+    """Makes a store wherever CPython's tests make a mapping."""
+
+    __test__ = False
+    counter = itertools.count()
+
+    @pytest.fixture(autouse=True)
+    def _opened(self, tmp_path):
+        self.tmp_path = tmp_path
+        self.stores = []
+        yield
+        for store in self.stores:
+            store.close()
+
+    def location(self):
+        raise NotImplementedError
+
+    def type2test(self, *arguments, **keywords):
+        store = Store(self.location())
+        self.stores.append(store)
+        store.update(*arguments, **keywords)
+        return store
+
+
+class TestOnMemory(_OnEngine):
+    __test__ = True
+
+    def location(self):
+        return "memory://"
+
+
+class TestOnDisk(_OnEngine):
+    __test__ = True
+
+    def location(self):
+        return self.tmp_path / f"{next(self.counter)}.store"

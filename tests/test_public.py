@@ -1,0 +1,58 @@
+"""The public face: names, docstrings, types, what an import costs, and the version."""
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import objstore
+
+
+def test_every_public_name_has_a_docstring():
+    public = {name: value for name, value in vars(objstore).items() if inspect.isclass(value)}
+    assert {"Store", "Snapshot", "Transaction", "Entry", "Range", "StoreError"} <= set(public)
+    for name, value in public.items():
+        assert value.__doc__, name
+        for member, function in inspect.getmembers(value, inspect.isfunction):
+            if not member.startswith("_") and function.__module__.startswith("objstore"):
+                assert function.__doc__, f"{name}.{member}"
+
+
+def test_the_error_tree_is_the_one_of_the_contract():
+    tree = {
+        "EncodeError": "StoreError",
+        "DecodeError": "StoreError",
+        "CorruptRecord": "StoreError",
+        "BadSignature": "StoreError",
+        "StoreNotFound": "FileNotFoundError",
+        "StoreCorrupt": "StoreError",
+        "StoreSuspect": "StoreError",
+        "StoreReplaced": "StoreError",
+        "StoreLocked": "StoreError",
+        "StoreFull": "StoreError",
+        "StoreClosed": "ValueError",
+        "ReadOnlyStore": "StoreError",
+        "TransactionError": "StoreError",
+        "Conflict": "StoreError",
+        "EngineUnavailable": "StoreError",
+        "OutcomeUnknown": "StoreError",
+        "UnsupportedOperation": "NotImplementedError",
+    }
+    for name, base in tree.items():
+        bases = {kind.__name__ for kind in getattr(objstore, name).__mro__}
+        assert {"StoreError", base} <= bases, name
+
+
+def test_importing_loads_no_optional_dependency_and_no_engine():
+    code = "import sys, objstore; print(*sorted(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"numpy", "click", "rich", "redis", "cryptography", "msgspec", "ctypes", "lmdb"} & set(loaded)
+
+
+def test_it_is_typed():
+    assert (Path(objstore.__file__).parent / "py.typed").exists()
+
+
+def test_every_module_opens_with_an_essay():
+    for path in Path(objstore.__file__).parent.rglob("*.py"):
+        assert path.read_text().startswith('"""'), path
