@@ -22,6 +22,7 @@ from objstore.errors import StoreReplaced as StoreReplaced
 from objstore.errors import StoreSuspect as StoreSuspect
 from objstore.errors import TransactionError as TransactionError
 from objstore.errors import UnsupportedOperation as UnsupportedOperation
+from objstore.keys import LostKey as LostKey
 from objstore.mapping import DEFAULT as DEFAULT
 from objstore.store import Stats as Stats
 from objstore.store import Store as Store

@@ -21,6 +21,7 @@ from objstore.record import DIGEST_BYTES, digest, key_digest
 from objstore.space import IDENTITY_KEY
 
 FORMAT = 1
+CODECS = ("pickle",)
 _DIGEST = "xxh3-64"
 
 
@@ -68,5 +69,10 @@ def check(identity: Identity, location: str, kind: str, codec: str | None) -> No
     """Refuse to open a store as what it is not."""
     if identity.kind != kind:
         raise StoreError(f"what is at {location!r} is a {identity.kind}; open it with objstore.{identity.kind}")
+    if identity.codec not in CODECS or identity.sealing is not None:
+        raise StoreError(
+            f"the store at {location!r} has codec {identity.codec!r} and sealing {identity.sealing!r}, which this "
+            f"objstore does not know; upgrade objstore"
+        )
     if codec not in (None, identity.codec):
         raise StoreError(f"the store at {location!r} has codec {identity.codec!r}, not {codec!r}; leave codec out")

@@ -43,6 +43,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
 from hashlib import blake2b
 from typing import Any
@@ -94,6 +95,20 @@ _pack_length = struct.Struct(">BI").pack
 _pack_ordinal = struct.Struct(">BI").pack
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class LostKey:
+    """Stands for a key that was lost by damage: the record can be listed and deleted under it, not more.
+
+    A long key is kept in its record and is lost with it; a damaged short key may decode to nothing.
+    """
+
+    place: bytes
+    """What stands in the tree, without the prefix of the namespace."""
+
+    def __repr__(self) -> str:
+        return f"<LostKey {self.place[:24]!r}...>"
+
+
 def encode(key: Any) -> bytes:
     """The ordered bytes of `key`, of any length.
 
@@ -116,14 +131,25 @@ def encode(key: Any) -> bytes:
         raise ValueError("a key cannot be nested this deeply; flatten the tuple") from None
 
 
+def tree_key(key: Any) -> bytes:
+    """What stands in the tree for `key`: its encoding, shortened where it is long.  The hot path of every access."""
+    encoded = b"\x40" + key.encode() if type(key) is str and key.isascii() else encode(key)
+    return encoded if len(encoded) <= ORDERED_BYTES or type(key) is LostKey else shorten(encoded)
+
+
 def decode(encoded: bytes) -> Any:
-    """The key whose encoding this is, in its plain type: the inverse of `encode`."""
-    code = encoded[0]
-    if code == _TEXT:
-        return _text(encoded[1:])
-    if code == _BYTES:
-        return encoded[1:]
-    return _decode_element(encoded, 0)[0]
+    """The key whose encoding this is, in its plain type: the inverse of `encode`.
+
+    What is no encoding of a key gives a `LostKey`.
+    """
+    try:
+        if encoded[0] == _TEXT:
+            return _text(encoded[1:])
+        if encoded[0] == _BYTES:
+            return encoded[1:]
+        return _decode_element(encoded, 0)[0]
+    except (ValueError, LookupError, ArithmeticError, RecursionError):
+        return LostKey(encoded)
 
 
 def shorten(encoded: bytes) -> bytes:
@@ -246,6 +272,7 @@ _ENCODERS: dict[type, Callable[[Any], bytes]] = {
     datetime: _encode_datetime,
     UUID: _encode_uuid,
     tuple: _encode_tuple,
+    LostKey: lambda key: key.place,
 }
 
 # How to see the plain value in an instance of a subclass, whatever the subclass overrides.  datetime

@@ -26,7 +26,7 @@ from objstore import keys, record
 from objstore.engines.base import Reader, Writer
 from objstore.errors import Conflict
 from objstore.record import Header
-from objstore.space import Found, Space, check_tags, expires_at
+from objstore.space import Found, Space, check_tag, check_tags, expires_at
 from objstore.views import Entries, Entry, Items, Keys, Range, Stretch, Values
 
 K = TypeVar("K")
@@ -42,6 +42,8 @@ class _Default:
 
 
 DEFAULT: Any = _Default()
+
+_PLAIN_MARK = bytes((record.PLAIN,))
 
 # What has no state of its own to change: an edit of it would be lost.
 _IMMUTABLE = (type(None), bool, int, float, complex, str, bytes, tuple, frozenset, range)
@@ -78,7 +80,9 @@ class Readable(Mapping[K, V]):
             return default
 
     def __contains__(self, key: object) -> bool:
-        return self._look(key) is not None
+        stored = self._record(self._space.tree_key(key))
+        # A plain record cannot expire, and stands under its whole key.
+        return stored is not None and (stored[:1] == _PLAIN_MARK or self._look(key) is not None)
 
     def __len__(self) -> int:
         return self._space.count(self._reader())
@@ -136,7 +140,7 @@ class Readable(Mapping[K, V]):
             high = self._space.tree_key(stop)
             if start is DEFAULT:
                 low = self._space.prefix + keys.family(keys.encode(stop))[0]
-        return Range(self, Stretch(low, high, tag, reverse))
+        return Range(self, Stretch(low, high, None if tag is None else check_tag(tag), reverse))
 
     def first(self) -> K:
         """The lowest key.  Raises KeyError when there is none."""
@@ -155,16 +159,16 @@ class Readable(Mapping[K, V]):
 
     def get_many(self, keys: Iterable[K]) -> dict[K, V]:
         """Keys and values of those that are there, in one consistent state."""
-        space = self._space
-        asked = {space.tree_key(key): key for key in keys}
-        values = {}
-        for tree_key, found in self._reader().get_many(asked):
-            key = asked[tree_key]
+        tree_key, value = self._space.tree_key, self._space.value
+        asked = {tree_key(key): key for key in keys}
+        found = {}
+        for place, stored in self._reader().get_many(asked):
+            key = asked[place]
             try:
-                values[key] = space.value(key, tree_key, found)
+                found[key] = value(key, place, stored)
             except KeyError:  # expired
                 continue
-        return values
+        return found
 
     def entry(self, key: K) -> Entry[K, V]:
         """The record of `key`, seen without its value.  Raises KeyError."""
@@ -194,8 +198,7 @@ class Readable(Mapping[K, V]):
         head = self._head(tree_key)
         if head is None:
             return None
-        found = space.look(tree_key, *head, self._record)
-        return found if space.is_of(key, found) else None
+        return space.look(tree_key, *head, self._record, space.now())
 
     def _entry(self, found: Found) -> Entry[K, V]:
         return Entry(self, found.tree_key, found.key, found.header, found.size, self._codec_names[found.header.codec])
@@ -216,7 +219,7 @@ class Readable(Mapping[K, V]):
         reader = self._reader()
         if stretch.tag is not None:
             found = self._space.scan_tag(reader, stretch.tag, stretch.start, stretch.stop, stretch.reverse)
-            return self._space.items((item.tree_key, reader.get(item.tree_key)) for item in found)
+            return self._space.items(reader.get_many([item.tree_key])[0] for item in found)
         return self._space.items(reader.scan(stretch.start, stretch.stop, stretch.reverse))
 
     def _iterate_entries(self, stretch: Stretch) -> Iterator[Entry[K, V]]:
@@ -398,7 +401,7 @@ class Writable(Readable[K, V], MutableMapping[K, V]):
 
     def delete_tag(self, tag: str) -> int:
         """Remove everything that bears `tag`; how much that was."""
-        return self._clear(self._whole._replace(tag=tag))
+        return self._clear(self._whole._replace(tag=check_tag(tag)))
 
     def expire(self) -> int:
         """Sweep away what is expired, which is absent already but still takes room; how much that was."""
@@ -420,8 +423,8 @@ class Writable(Readable[K, V], MutableMapping[K, V]):
         stored = self._record(tree_key)
         if stored is None:
             return None, None
-        found = self._space.look(tree_key, stored, len(stored), self._record)
-        return stored, found.header if self._space.is_of(key, found) else None
+        found = self._space.look(tree_key, stored, len(stored), lambda _: stored, self._space.now())
+        return stored, None if found is None else found.header
 
     def _put_back(self, key: K, found: bytes | None, header: Header, value: Any) -> bool:
         """Store another value with the same expiry and tags, if the record is still the one that was read."""

@@ -125,7 +125,7 @@ def pack(
         fields.append(_expiry.pack(expires_at))
     if tags:
         flags |= TAGS
-        encoded = [tag.encode() for tag in tags]
+        encoded = [tag.encode("utf-8", "surrogatepass") for tag in tags]
         fields.append(_count.pack(len(encoded)))
         fields += (_count.pack(len(tag)) + tag for tag in encoded)
     if long_key is not None:
@@ -216,7 +216,7 @@ def _read_tags(head: Bytes, at: int) -> tuple[tuple[str, ...], int]:
         at += _count.size + length
         if at > len(head):
             raise IndexError
-        tags.append(str(head[at - length : at], "utf-8"))
+        tags.append(str(head[at - length : at], "utf-8", "surrogatepass"))
     return tuple(tags), at
 
 

@@ -68,10 +68,8 @@ _count = struct.Struct("<Q")
 # Three keys of the library's own in every new store: durability, identity, state.
 INITIAL_STATE = {_STATE_KEY: _state.pack(0, 3)}
 
-_PLAIN_MARK = bytes((PLAIN,))
-
 # Above this size, slicing a record to digest it costs more than a view of it.
-_COPY_BYTES = 16 * 1024
+_LARGE = 64 * 1024
 
 # Names that begin so are the library's own: not listed, and refused to users.
 RESERVED_NAME = "\x00"
@@ -100,6 +98,8 @@ class Space:
         self.start = self.prefix or _USER
         self.stop = _successor(self.prefix) if name else None
         self._key_at = len(self.prefix)
+        self._short = self._key_at + ORDERED_BYTES  # the longest tree key that holds a whole key
+        self.tree_key: Callable[[Any], bytes] = self._tree_key if name else keys.tree_key
         self._catalog_key = _CATALOG + _hash(name, _NAME_HASH_BYTES)
 
     def sibling(self, name: str) -> Space:
@@ -117,20 +117,22 @@ class Space:
 
     # Keys
 
-    def tree_key(self, key: Any) -> bytes:
-        """What stands in the tree for `key`."""
-        encoded = keys.encode(key)
-        return self.prefix + (encoded if len(encoded) <= ORDERED_BYTES else keys.shorten(encoded))
+    def _tree_key(self, key: Any) -> bytes:
+        return self.prefix + keys.tree_key(key)
 
     def is_short(self, tree_key: bytes) -> bool:
         """Whether the tree holds the whole key, so that nobody need look into the record for it."""
-        return len(tree_key) <= self._key_at + ORDERED_BYTES
+        return len(tree_key) <= self._short
 
     def key(self, tree_key: bytes, stored: bytes) -> Any:
         """The key of a record, from the tree or, where it is long, from the record."""
         if self.is_short(tree_key):
             return keys.decode(tree_key[self._key_at :])
-        return self.look(tree_key, stored, len(stored), lambda _: stored).key
+        return self._long_key(tree_key, self._header(tree_key, stored, len(stored), lambda _: stored))
+
+    def _long_key(self, tree_key: bytes, header: Header) -> Any:
+        place = tree_key[self._key_at :]
+        return keys.LostKey(place) if header.long_key is None else keys.decode(header.long_key)
 
     # Values
 
@@ -138,26 +140,26 @@ class Space:
         self, key: Any, value: Any, expires_at: int | None = None, tags: Sequence[str] = ()
     ) -> tuple[bytes, bytes]:
         """Tree key and record for an item.  Runs the code of the value's class; raises EncodeError."""
-        encoded = keys.encode(key)
-        long_key = encoded if len(encoded) > ORDERED_BYTES else None
-        tree_key = self.prefix + (keys.shorten(encoded) if long_key else encoded)
+        tree_key = self.tree_key(key)
         try:
             payload, frames = self.codec.encode(value)
         except Exception as exc:  # whatever the objects raise while they are encoded
             raise EncodeError(f"the value for key {key!r} cannot be encoded as {self.codec.name}: {exc}", key) from exc
-        if len(payload) > _COPY_BYTES or frames:
-            size = record.packed_size(len(payload), sum(map(len, frames)), len(frames))
-            if size > record.MAX_RECORD_BYTES:
-                raise EncodeError(
-                    f"the value for key {key!r} takes {size} bytes, and a record ends at 4 GiB; store it in parts", key
-                )
+        plain = payload[0] == PLAIN and not (frames or tags) and expires_at is None and len(tree_key) <= self._short
+        if plain and len(payload) < _LARGE:
+            return tree_key, payload + digest(payload, key_digest(tree_key))
+        size = record.packed_size(len(payload), sum(map(len, frames)), len(frames))
+        if size > record.MAX_RECORD_BYTES:
+            raise EncodeError(
+                f"the value for key {key!r} takes {size} bytes, and a record ends at 4 GiB; store it in parts", key
+            )
         return tree_key, record.pack(
             tree_key,
             payload,
             codec=self.codec.number,
             expires_at=expires_at,
             tags=tags,
-            long_key=long_key,
+            long_key=None if self.is_short(tree_key) else keys.encode(key),
             frames=frames,
         )
 
@@ -166,11 +168,13 @@ class Space:
 
         Raises KeyError where there is none, or it is expired; CorruptRecord, DecodeError.
         """
-        if found is None:
-            raise KeyError(key)
+        if not found:
+            if found is None:
+                raise KeyError(key)
+            raise self._corrupt(key, Damaged("the record is empty"))
         if (
-            len(found) > _COPY_BYTES
-            or found[:1] != _PLAIN_MARK
+            found[0] != PLAIN
+            or len(found) > _LARGE
             or digest(found[:-DIGEST_BYTES], key_digest(tree_key)) != found[-DIGEST_BYTES:]
         ):
             return self._unpacked_value(key, tree_key, found, now)
@@ -184,7 +188,7 @@ class Space:
             header, payload, frames = record.unpack(tree_key, found)
         except Damaged as exc:
             raise self._corrupt(key, exc) from exc
-        if self._expired(header, now) or self._other_key(key, header):
+        if header.expires_at is not None and header.expires_at <= (self.now() if now is None else now):
             raise KeyError(key)
         try:
             return self.codec.decode(payload, [bytearray(frame) for frame in frames])
@@ -203,70 +207,71 @@ class Space:
             f"the record of key {key!r} is damaged: {exc}; restore it from a backup, or delete it", key
         )
 
-    def items(self, found: Iterable[tuple[bytes, bytes | None]]) -> Iterator[tuple[Any, Any]]:
+    def items(self, found: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[Any, Any]]:
         """Key and value of each record that is not expired."""
         now = self.now()
+        decode, short, at = keys.decode, self._short, self._key_at
         for tree_key, stored in found:
-            if stored is None:
-                continue
-            key = self.key(tree_key, stored)
+            key = decode(tree_key[at:]) if len(tree_key) <= short else self.key(tree_key, stored)
             try:
                 value = self.value(key, tree_key, stored, now)
-            except KeyError:
+            except KeyError:  # expired
                 continue
             yield key, value
 
     # What is there, seen without the values
 
-    def look(self, tree_key: bytes, head: record.Bytes, size: int, get: Callable[[bytes], bytes | None]) -> Found:
-        """What the first bytes of a record say.  A damaged one can be seen, too; its codec is then 0."""
-        header = self._read_header(head, size)
-        if header is None:  # longer than the head: `get` gives the whole record
-            head = get(tree_key) or head
-            header = self._read_header(head, len(head)) or record.DAMAGED_HEADER
+    def look(
+        self, tree_key: bytes, head: record.Bytes, size: int, get: Callable[[bytes], bytes | None], now: int
+    ) -> Found | None:
+        """What the first bytes of a record say, or None if it is expired.
+
+        `get` gives the whole record where that is needed.  A damaged record can be seen, too: its codec is 0
+        and it is never expired, because it cannot be believed.
+        """
+        header = self._header(tree_key, head, size, get)
+        if header.expires_at is not None and header.expires_at <= now:
+            if self._is_intact(tree_key, get):
+                return None
+            header = record.DAMAGED_HEADER
         if self.is_short(tree_key):
             return Found(tree_key, keys.decode(tree_key[self._key_at :]), header, size)
-        if header.long_key is None:
-            raise CorruptRecord(
-                "a record under a long key is damaged and has lost its key; restore a backup, or clear its range", None
-            )
-        return Found(tree_key, keys.decode(header.long_key), header, size)
+        return Found(tree_key, self._long_key(tree_key, header), header, size)
 
-    def _read_header(self, head: record.Bytes, size: int) -> Header | None:
+    def _header(self, tree_key: bytes, head: record.Bytes, size: int, get: Callable[[bytes], bytes | None]) -> Header:
         try:
-            return record.read_header(head, size)
+            try:
+                header = record.read_header(head, size)
+            except IndexError:  # longer than the head
+                whole = get(tree_key) or b""
+                header = record.read_header(whole, len(whole))
         except Damaged:
             return record.DAMAGED_HEADER
-        except IndexError:
-            return None
+        if header.long_key is not None and keys.shorten(header.long_key) != tree_key[self._key_at :]:
+            return record.DAMAGED_HEADER
+        return header
 
-    def is_of(self, key: Any, found: Found, now: int | None = None) -> bool:
-        """Whether that is a record of `key`, and not expired."""
-        header = found.header
-        return header is record.PLAIN_HEADER or not (self._expired(header, now) or self._other_key(key, header))
-
-    def _expired(self, header: Header, now: int | None) -> bool:
-        if header.expires_at is None:
+    def _is_intact(self, tree_key: bytes, get: Callable[[bytes], bytes | None]) -> bool:
+        try:
+            record.unpack(tree_key, get(tree_key) or b"")
+        except Damaged:
             return False
-        return header.expires_at <= (self.now() if now is None else now)
-
-    def _other_key(self, key: Any, header: Header) -> bool:
-        return header.long_key is not None and header.long_key != keys.encode(key)
+        return True
 
     def count(self, txn: Reader) -> int:
         """How many items there are, without what is expired and not yet swept."""
         flags, others = self._state(txn)
         entries = self._catalogued(txn) if self.prefix else txn.count() - others
         if flags & _EXPIRES_USED and entries:
-            entries -= sum(1 for _ in self._expired_tree_keys(txn, self.now()))
+            entries -= sum(true for _, _, true in self._expired(txn))
         return entries
 
     def scan(self, txn: Reader, start: bytes, stop: bytes | None, reverse: bool) -> Iterator[Found]:
         """What is there and not expired, in order, seen without the values."""
         now = self.now()
         for tree_key, head, size in txn.scan_heads(start, stop, reverse):
-            found = self.look(tree_key, head, size, txn.get)
-            if not self._expired(found.header, now):
+            found = self.look(tree_key, head, size, txn.get, now)
+            if found is not None:
                 yield found
 
     def scan_tag(self, txn: Reader, tag: str, start: bytes, stop: bytes | None, reverse: bool) -> Iterator[Found]:
@@ -279,8 +284,8 @@ class Space:
             stored = txn.get(tree_key)
             if stored is None:
                 continue
-            found = self.look(tree_key, stored, len(stored), txn.get)
-            if tag in found.header.tags and not self._expired(found.header, now):
+            found = self.look(tree_key, stored, len(stored), txn.get, now)
+            if found is not None and tag in found.header.tags:
                 yield found
 
     def expires(self, txn: Reader) -> bool:
@@ -344,13 +349,13 @@ class Space:
     def delete_key(self, txn: Writer, key: Any) -> bool:
         """Remove `key`; whether it was there and not expired."""
         tree_key = self.tree_key(key)
-        if self.is_short(tree_key) and not self._state(txn)[0]:
+        if not self._state(txn)[0]:
             return self.delete(txn, tree_key)
         stored = txn.get(tree_key)
         if stored is None:
             return False
-        found = self.look(tree_key, stored, len(stored), txn.get)
-        return not self._other_key(key, found.header) and self.delete(txn, tree_key) and self.is_of(key, found)
+        found = self.look(tree_key, stored, len(stored), txn.get, self.now())
+        return self.delete(txn, tree_key) and found is not None
 
     def delete_keys(self, txn: Writer, keys: Iterable[Any]) -> int:
         """Remove these keys; how many were there."""
@@ -366,7 +371,7 @@ class Space:
             header, payload, frames = record.unpack(tree_key, stored)
         except Damaged as exc:
             raise self._corrupt(key, exc) from exc
-        if self._expired(header, None) or self._other_key(key, header):
+        if header.expires_at is not None and header.expires_at <= self.now():
             return False
         packed = record.pack(
             tree_key,
@@ -389,7 +394,7 @@ class Space:
         count = 0
         now = self.now()
         for tree_key, head, size in txn.scan_heads(start, stop):
-            count += not self._expired(self._read_header(head, size) or record.PLAIN_HEADER, now)
+            count += self.look(tree_key, head, size, txn.get, now) is not None
             self.delete(txn, tree_key)
         return count
 
@@ -402,18 +407,21 @@ class Space:
 
     def expire(self, txn: Writer) -> int:
         """Remove what is expired; how much that was."""
-        expired = list(self._expired_tree_keys(txn, self.now()))
-        for tree_key in expired:
-            self.delete(txn, tree_key)
-        return len(expired)
+        count = 0
+        for index_key, tree_key, true in list(self._expired(txn)):
+            if true:
+                count += self.delete(txn, tree_key)
+            else:
+                self._keep_books(txn, own=0, index=-txn.delete(index_key))
+        return count
 
     # Namespaces
 
     def check_name(self, txn: Reader) -> None:
         """Refuse a name whose hash another namespace of this store has."""
         catalogued = txn.get(self._catalog_key)
-        if catalogued is not None and catalogued[_count.size :] != self.name.encode():
-            other = catalogued[_count.size :].decode()
+        if catalogued is not None and catalogued[_count.size :] != _utf8(self.name):
+            other = catalogued[_count.size :].decode("utf-8", "surrogatepass")
             raise StoreError(f"namespace {self.name!r} cannot be told from {other!r} in this store; take another name")
 
     def drop(self, txn: Writer) -> None:
@@ -440,7 +448,7 @@ class Space:
         if self.prefix and own:
             self.check_name(txn)
             others += own + (txn.get(self._catalog_key) is None)
-            txn.put(self._catalog_key, _count.pack(self._catalogued(txn) + own) + self.name.encode())
+            txn.put(self._catalog_key, _count.pack(self._catalogued(txn) + own) + _utf8(self.name))
         if others or flags:
             had, before = self._state(txn)
             txn.put(_STATE_KEY, _state.pack(had | flags, before + others))
@@ -452,22 +460,25 @@ class Space:
         return len(entries)
 
     def _unindex(self, txn: Writer, tree_key: bytes, stored: bytes | None) -> int:
-        if stored is None or stored[:1] == _PLAIN_MARK:
+        if stored is None:
             return 0
         # A damaged record cannot say what it has in the indexes; what stays there is compared before it is believed.
-        header = self._read_header(stored, len(stored)) or record.DAMAGED_HEADER
+        header = self._header(tree_key, stored, len(stored), txn.get)
         return sum(map(txn.delete, _index_entries(tree_key, header.expires_at, header.tags)))
 
-    def _expired_tree_keys(self, txn: Reader, now: int) -> Iterator[bytes]:
-        for index_key in txn.scan_keys(_EXPIRY, _EXPIRY + (now + 1).to_bytes(_TIME_BYTES, "big")):
+    def _expired(self, txn: Reader) -> Iterator[tuple[bytes, bytes, bool]]:
+        """Index key and tree key of what has expired, and whether the record says so, too."""
+        for index_key in txn.scan_keys(_EXPIRY, _EXPIRY + (self.now() + 1).to_bytes(_TIME_BYTES, "big")):
             tree_key = bytes(index_key[_EXPIRY_HEAD:])
             if self.start <= tree_key and (self.stop is None or tree_key < self.stop):
-                yield tree_key
+                stored = txn.get(tree_key) or b""
+                header = self._header(tree_key, stored, len(stored), txn.get)
+                yield index_key, tree_key, header.expires_at == int.from_bytes(index_key[1:_EXPIRY_HEAD], "big")
 
 
 def namespace_names(txn: Reader) -> list[str]:
     """The names of the namespaces in use, without the library's own."""
-    names = [stored[_count.size :].decode() for _, stored in txn.scan(_CATALOG, _CATALOG_END)]
+    names = [stored[_count.size :].decode("utf-8", "surrogatepass") for _, stored in txn.scan(_CATALOG, _CATALOG_END)]
     return sorted(name for name in names if not name.startswith(RESERVED_NAME))
 
 
@@ -489,17 +500,21 @@ def expires_at(ttl: float | timedelta | None, now: int) -> int | None:
 
 def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
     """The tags, each once.  Raises TypeError for one text in the place of several, and for what is no text."""
-    if isinstance(tags, str):
+    if isinstance(tags, str) or not isinstance(tags, Iterable):
         raise TypeError(f"tags is a sequence of text; write ({tags!r},)")
-    unique = tuple(dict.fromkeys(tags))
-    for tag in unique:
-        if not isinstance(tag, str):
-            raise TypeError(f"a tag is text, not {type(tag).__name__}")
-        if not 0 < len(tag.encode()) <= 1000:
-            raise ValueError(f"a tag has 1 to 1,000 bytes, not {len(tag.encode())}: {tag[:40]!r}")
+    unique = tuple(dict.fromkeys(map(check_tag, tags)))
     if len(unique) > 1000:
         raise ValueError(f"a record has up to 1,000 tags, not {len(unique)}")
     return unique
+
+
+def check_tag(tag: str) -> str:
+    """The tag, if it is one."""
+    if not isinstance(tag, str):
+        raise TypeError(f"a tag is text, not {type(tag).__name__}")
+    if not 0 < len(_utf8(tag)) <= 1000:
+        raise ValueError(f"a tag has 1 to 1,000 bytes, not {len(_utf8(tag))}: {tag[:40]!r}")
+    return tag
 
 
 def _index_entries(tree_key: bytes, expires_at: int | None, tags: Sequence[str]) -> Iterator[bytes]:
@@ -510,7 +525,11 @@ def _index_entries(tree_key: bytes, expires_at: int | None, tags: Sequence[str])
 
 
 def _hash(text: str, size: int) -> bytes:
-    return blake2b(text.encode(), digest_size=size).digest()
+    return blake2b(_utf8(text), digest_size=size).digest()
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _successor(prefix: bytes) -> bytes:

@@ -95,6 +95,10 @@ class Store(Writable[K, V]):
             raise ValueError(f"no codec is called {codec!r}; there is 'pickle'")
         if permissions not in ("private", "umask"):
             raise ValueError(f"permissions is 'private' or 'umask', not {permissions!r}")
+        if map_size is not None and not (isinstance(map_size, int) and 1 << 16 <= map_size <= 1 << 46):
+            raise ValueError(f"map_size is a number of bytes from 64 KiB to 64 TiB, not {map_size!r}")
+        if not (isinstance(max_readers, int) and 1 <= max_readers <= 1 << 20):
+            raise ValueError(f"max_readers is a number from 1 to a million, not {max_readers!r}")
         options = {
             "map_size": map_size,
             "max_readers": max_readers,
@@ -193,7 +197,9 @@ class Store(Writable[K, V]):
         raise ReadOnlyStore(f"the store at {self.location!r} is open for reading; write through flag 'w' or 'c'")
 
     def _reader(self, heads: bool = False) -> Reader:
-        return self._engine.read(heads)
+        reader = self._engine.read(heads)
+        reader.keeper = self  # an iteration or a snapshot keeps the store open that nobody else remembers
+        return reader
 
     # Consistent states and units of work
 
@@ -336,8 +342,8 @@ def check_namespace_name(name: str) -> str:
         raise TypeError(f"the name of a namespace is text, not {type(name).__name__}")
     if name.startswith(RESERVED_NAME):
         raise ValueError(f"{name!r} is a name that the library keeps for itself; take another")
-    if not 0 < len(name.encode()) <= 1000:
-        raise ValueError(f"the name of a namespace has 1 to 1,000 bytes, not {len(name.encode())}")
+    if not 0 < len(name) <= 1000:
+        raise ValueError(f"the name of a namespace has 1 to 1,000 characters, not {len(name)}")
     return name
 
 

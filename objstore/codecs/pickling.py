@@ -17,18 +17,24 @@ PROTOCOL = 5
 FRAME_BYTES = 64 * 1024
 
 
-class _Frames(list[memoryview]):
-    """Collects large buffers; as a `buffer_callback`, its answer says whether to keep one in the pickle."""
+class _LargeBuffer(Exception):
+    """There is a buffer for a frame."""
 
-    def __call__(self, buffer: pickle.PickleBuffer) -> bool:
-        try:
-            view = buffer.raw()
-        except BufferError:  # not contiguous
-            return True
-        if view.nbytes < FRAME_BYTES or len(self) == MAX_FRAMES:
-            return True
-        self.append(view)
-        return False
+
+def _refuse_large(buffer: pickle.PickleBuffer) -> bool:
+    """As a `buffer_callback`: keep small buffers in the pickle, and stop at the first large one."""
+    if _large(buffer) is not None:
+        raise _LargeBuffer
+    return True
+
+
+def _large(buffer: pickle.PickleBuffer) -> memoryview | None:
+    """The bytes of a buffer that is to be a frame."""
+    try:
+        view = buffer.raw()
+    except BufferError:  # not contiguous
+        return None
+    return view if view.nbytes >= FRAME_BYTES else None
 
 
 class Pickle:
@@ -38,8 +44,22 @@ class Pickle:
     number = PICKLE
 
     def encode(self, value: Any) -> tuple[bytes, Sequence[memoryview]]:
-        frames = _Frames()
-        return pickle.dumps(value, PROTOCOL, buffer_callback=frames), frames
+        try:
+            return pickle.dumps(value, PROTOCOL, buffer_callback=_refuse_large), ()
+        except _LargeBuffer:
+            return self._encode_with_frames(value)
+
+    def _encode_with_frames(self, value: Any) -> tuple[bytes, Sequence[memoryview]]:
+        frames: list[memoryview] = []
+
+        def keep(buffer: pickle.PickleBuffer) -> bool:
+            view = _large(buffer)
+            if view is None or len(frames) == MAX_FRAMES:
+                return True
+            frames.append(view)
+            return False
+
+        return pickle.dumps(value, PROTOCOL, buffer_callback=keep), frames
 
     def decode(self, payload: memoryview, frames: Sequence[bytearray]) -> Any:
         return pickle.loads(payload, buffers=frames)  # noqa: S301  (what it is here for; verified before)

@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 from objstore.engines.base import Engine
 
 FLAGS = ("r", "w", "c", "n")
+DURABILITIES = ("full", "relaxed", "process")
 
 
 def connect(
@@ -32,6 +33,10 @@ def connect(
     text = os.fspath(location)
     if not isinstance(text, str):
         raise TypeError(f"a location is a str or a path, not {type(text).__name__}")
+    if not text:
+        raise ValueError("a location is a path or a URL, not an empty text")
+    if durability not in (None, *DURABILITIES):
+        raise ValueError(f"durability is one of {', '.join(map(repr, DURABILITIES))}, not {durability!r}")
     scheme, separator, _ = text.partition("://")
     if separator and scheme == "memory":
         from objstore.engines.memory import open_memory

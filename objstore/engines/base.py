@@ -46,7 +46,9 @@ os.register_at_fork(after_in_child=_count_fork)
 
 
 class Reader(Protocol):
-    """One committed state of the tree."""
+    """One committed state of the tree.  `keeper` is what must live as long as it."""
+
+    keeper: object
 
     def get(self, key: bytes) -> bytes | None:
         """The record of `key`, or None."""

@@ -99,6 +99,7 @@ class MemoryReader:
 
     def __init__(self, state: _State) -> None:
         self._state = state
+        self.keeper: object = None
         self._born = process.generation
 
     def _check(self) -> None:

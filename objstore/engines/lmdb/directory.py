@@ -24,6 +24,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import random
 import shutil
 import stat
 import struct
@@ -84,7 +85,7 @@ class Directory:
     @classmethod
     def _open(cls, path: str, flag: str, private: bool, make: Callable[[str], None]) -> Directory:
         if flag in "cn" and not os.path.lexists(path):
-            os.makedirs(os.path.dirname(path), exist_ok=True)
+            _make_parents(os.path.dirname(path))
             with suppress(FileExistsError):  # another process makes it too
                 os.mkdir(path, 0o700 if private else 0o777)
         _check_is_store(path, making=flag in "cn")
@@ -126,22 +127,34 @@ class Directory:
                 raise StoreLocked(
                     f"flag 'n' replaces the store at {self.path!r}, but others have it open; close it there"
                 )
-        else:
-            self._unlock()  # two that both kept their shared lock would wait for each other
-            self._wait(fcntl.LOCK_EX)
-        if flag == "n" or not self._exists():
-            making = os.path.join(self.path, MAKING)
-            shutil.rmtree(making, ignore_errors=True)
-            os.mkdir(making, 0o700)
-            make(making)
-            with suppress(FileNotFoundError):
-                os.unlink(os.path.join(self.path, LOCK))
-            os.replace(os.path.join(making, DATA), self.data)
-            shutil.rmtree(making)
-            _sync_directory(self.path)
-            self._write_text(_COMPLETE + "\n")
-            _sync_directory(os.path.dirname(self.path))
+        elif not self._wait_to_make():
+            return
+        making = os.path.join(self.path, MAKING)
+        shutil.rmtree(making, ignore_errors=True)
+        os.mkdir(making, 0o700)
+        make(making)
+        with suppress(FileNotFoundError):
+            os.unlink(os.path.join(self.path, LOCK))
+        os.replace(os.path.join(making, DATA), self.data)
+        shutil.rmtree(making)
+        _sync_directory(self.path)
+        self._write_text(_COMPLETE + "\n")
+        _sync_directory(os.path.dirname(self.path))
         self.lock_shared()
+
+    def _wait_to_make(self) -> bool:
+        """Wait for the turn of this process, which then has the exclusive lock; False if another made the store."""
+        deadline = time.monotonic() + _WAIT_SECONDS
+        while True:
+            self._unlock()  # two that both kept a shared lock would wait for each other
+            if self._try(fcntl.LOCK_EX):
+                if not self._exists():
+                    return True
+                self.lock_shared()
+                return False
+            if self._try(fcntl.LOCK_SH) and self._exists():
+                return False
+            self._check_deadline(deadline)
 
     # Locks
 
@@ -151,33 +164,29 @@ class Directory:
 
     def try_exclusive(self) -> bool:
         """Trade the shared lock for the exclusive one, if nobody else has the store open."""
+        return self._try(fcntl.LOCK_EX)
+
+    def _try(self, kind: int) -> bool:
         if self._descriptor is None:
             return False
         try:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
+            fcntl.lockf(self._descriptor, kind | fcntl.LOCK_NB, 1)
         except OSError as exc:
-            if exc.errno not in (errno.EACCES, errno.EAGAIN, errno.EBADF):
+            if exc.errno not in (errno.EACCES, errno.EAGAIN, errno.EBADF):  # EBADF: open for reading only
                 raise
             return False
         return True
 
     def _wait(self, kind: int) -> None:
         """Wait for the lock.  Its holders keep it for milliseconds, or for something long: then say so."""
-        if self._descriptor is None:
-            return
         deadline = time.monotonic() + _WAIT_SECONDS
-        while True:
-            try:
-                fcntl.lockf(self._descriptor, kind | fcntl.LOCK_NB, 1)
-                return
-            except OSError as exc:
-                if exc.errno not in (errno.EACCES, errno.EAGAIN):
-                    raise
-                if time.monotonic() > deadline:
-                    raise StoreLocked(
-                        f"another process makes, empties or compacts the store at {self.path!r}; try again later"
-                    ) from exc
-            time.sleep(0.005)
+        while self._descriptor is not None and not self._try(kind):
+            self._check_deadline(deadline)
+
+    def _check_deadline(self, deadline: float) -> None:
+        if time.monotonic() > deadline:
+            raise StoreLocked(f"another process makes, empties or compacts the store at {self.path!r}; try again later")
+        time.sleep(random.uniform(0.001, 0.01))  # noqa: S311  (so that two who wait do not keep step)
 
     def _unlock(self) -> None:
         assert self._descriptor is not None
@@ -231,6 +240,15 @@ def boot_id() -> str:
     except FileNotFoundError:
         # Elsewhere: when the machine was started, to the minute, as far as its clock can tell.
         return f"minute-{round((time.time() - time.monotonic()) / 60)}"
+
+
+def _make_parents(path: str) -> None:
+    try:
+        os.makedirs(path, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as exc:
+        raise StoreNotFound(
+            f"{exc.filename!r} is a file, so there can be no store below it; name another place"
+        ) from exc
 
 
 def _check_is_store(path: str, making: bool) -> None:

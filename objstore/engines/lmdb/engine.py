@@ -30,8 +30,6 @@ from objstore.record import HEAD_BYTES
 P = ParamSpec("P")
 R = TypeVar("R")
 
-DURABILITIES = ("full", "relaxed", "process")
-
 _MOST_RESERVED = 1 << 40
 _LEAST_MAP = 1 << 24
 
@@ -58,9 +56,9 @@ class LmdbEngine(Engine):
         self.location = location
         self.options = options
         self._directory = directory
-        self._handles = 0
+        self._handles: list[None] = []  # counted by its length: a collector may count in the middle of a line
         self._reopening = threading.Lock()
-        self._marked = False
+        self._unready = True
         self._environment: Any  # an lmdb.Environment, or what stands in its place after a fork
         self._open(durability, flag)
 
@@ -140,6 +138,7 @@ class LmdbEngine(Engine):
                 f"everywhere to change that, or leave durability out"
             )
         self.durability = durability
+        self._unready = True
         self.transact(lambda writer: writer.put(DURABILITY_KEY, durability.encode()))
         self.sync()
         if durability != "process" and self._directory.dirty:
@@ -147,11 +146,11 @@ class LmdbEngine(Engine):
         self._directory.lock_shared()
 
     def retain(self) -> None:
-        self._handles += 1
+        self._handles.append(None)
 
     def release(self) -> None:
         with _opening:
-            self._handles -= 1
+            self._handles.pop()
             if self._handles:
                 return
             _engines.pop(self.file, None)
@@ -187,7 +186,7 @@ class LmdbEngine(Engine):
                     )
                 if self._directory is not None:
                     self._directory.lock_shared()
-                self._marked = False
+                self._unready = True
                 self._environment = self._open_environment(self.durability)
             return self._environment
 
@@ -218,16 +217,21 @@ class LmdbEngine(Engine):
     # Writing
 
     def write(self) -> LmdbWriter:
+        if self._unready:
+            self._make_ready()
+        try:
+            txn = self._environment.begin(None, None, True)  # db, parent, write
+        except lmdb.Error:
+            txn = self._begin(write=True)
+        return LmdbWriter(self._environment, txn, self.location)
+
+    def _make_ready(self) -> None:
+        """What must be done before the first write."""
         if self.read_only:
             raise ReadOnlyStore(f"the store at {self.location!r} can only be read by this process")
-        if self.durability == "process" and not self._marked:
-            self._mark_dirty()
-        return LmdbWriter(self._environment, self._begin(write=True), self.location)
-
-    def _mark_dirty(self) -> None:
-        if self._directory is not None and not self._directory.dirty:
+        if self.durability == "process" and self._directory is not None and not self._directory.dirty:
             self._directory.mark_dirty()
-        self._marked = True
+        self._unready = False
 
     def transact(self, function: Callable[Concatenate[LmdbWriter, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
         while True:
@@ -309,7 +313,7 @@ class LmdbEngine(Engine):
 
 # The environments of this process, by the identity of their data file.
 _engines: dict[tuple[int, int], LmdbEngine] = {}
-_opening = threading.Lock()
+_opening = threading.RLock()  # a store that is collected inside of it is closed inside of it
 
 
 def open_lmdb(
@@ -317,16 +321,19 @@ def open_lmdb(
 ) -> LmdbEngine:
     """The engine of the directory at `path`, made if `flag` allows it, with one handle counted."""
     location = os.path.abspath(path)
-    if durability not in (None, *DURABILITIES):
-        raise ValueError(f"durability is one of {', '.join(map(repr, DURABILITIES))}, not {durability!r}")
     with _opening:
         engine = _engines.get(_identity(location))
         if engine is None:
             engine = _open_first(location, flag, initial, durability, options)
+            engine.retain()
             _engines[engine.file] = engine
-        else:
-            _check_same(engine, flag, durability, options)
+            return engine
         engine.retain()
+        try:
+            _check_same(engine, flag, durability, options)
+        except BaseException:
+            engine.release()
+            raise
         return engine
 
 
@@ -360,7 +367,8 @@ def _check_same(engine: LmdbEngine, flag: str, durability: str | None, options: 
         raise StoreLocked(f"{where} with durability {engine.durability!r}; close it first, or leave durability out")
     for name in ("map_size", "max_readers", "immutable", "readahead"):
         mine, theirs = getattr(options, name), getattr(engine.options, name)
-        if mine not in (theirs, Options._field_defaults[name]):
+        left_out = name != "immutable" and mine == Options._field_defaults[name]
+        if mine != theirs and not left_out:
             raise StoreLocked(f"{where} with {name}={theirs!r}; close it first, or leave {name} out")
 
 
@@ -392,7 +400,7 @@ def _reserved(path: str) -> int:
 
 def _after_fork_in_child() -> None:
     global _opening
-    _opening = threading.Lock()  # its holder may be a thread that the child does not have
+    _opening = threading.RLock()  # its holder may be a thread that the child does not have
     for engine in _engines.values():
         engine.disown()
     if _engines:

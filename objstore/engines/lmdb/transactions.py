@@ -27,6 +27,7 @@ class LmdbReader:
         self._environment = environment
         self._txn = txn  # Any: py-lmdb's stubs cannot tell bytes from views
         self._location = location
+        self.keeper: object = None
         self._born = process.generation
 
     def get(self, key: bytes) -> bytes | None:
@@ -54,7 +55,7 @@ class LmdbReader:
             for item in cursor.iterprev() if reverse else cursor.iternext():
                 if process.generation != born:
                     raise TransactionError(_FORKED)
-                if item[0] < start if reverse else stop is not None and item[0] >= stop:
+                if (reverse and item[0] < start) or (stop is not None and item[0] >= stop):
                     return
                 yield item
         except lmdb.Error as exc:
