@@ -43,7 +43,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
 from hashlib import blake2b
 from typing import Any
@@ -95,15 +94,23 @@ _pack_length = struct.Struct(">BI").pack
 _pack_ordinal = struct.Struct(">BI").pack
 
 
-@dataclass(frozen=True, slots=True, repr=False)
 class LostKey:
     """Stands for a key that was lost by damage: the record can be listed and deleted under it, not more.
 
     A long key is kept in its record and is lost with it; a damaged short key may decode to nothing.
+    `place` is what stands in the tree, without the prefix of the namespace.
     """
 
-    place: bytes
-    """What stands in the tree, without the prefix of the namespace."""
+    __slots__ = ("place",)
+
+    def __init__(self, place: bytes) -> None:
+        self.place = place
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LostKey) and self.place == other.place
+
+    def __hash__(self) -> int:
+        return hash(self.place)
 
     def __repr__(self) -> str:
         return f"<LostKey {self.place[:24]!r}...>"
@@ -144,10 +151,12 @@ def decode(encoded: bytes) -> Any:
     """
     try:
         if encoded[0] == _TEXT:
-            return _text(encoded[1:])
+            return encoded[1:].decode()
         if encoded[0] == _BYTES:
             return encoded[1:]
         return _decode_element(encoded, 0)[0]
+    except UnicodeDecodeError:
+        return _decode_surrogates(encoded)
     except (ValueError, LookupError, ArithmeticError, RecursionError):
         return LostKey(encoded)
 
@@ -177,7 +186,7 @@ def prefix_bounds(prefix: Any) -> tuple[bytes, bytes]:
     else:
         whole = start.rstrip(b"\xff")
         stop = whole[:-1] + bytes((whole[-1] + 1,))
-    if len(start) > ORDERED_BYTES:
+    if len(start) > ORDERED_BYTES - (start[0] == _TUPLE):  # what follows a tuple's elements is looked at, too
         raise ValueError(
             f"a prefix of {len(start)} encoded bytes is too long: keys are ordered by their first "
             f"{ORDERED_BYTES} bytes; use a shorter prefix and filter"
@@ -305,7 +314,7 @@ def _encode_subclass(key: Any, encode_plain: Callable[[Any], bytes]) -> bytes:
             except (TypeError, ValueError) as exc:  # a "not a time" is a datetime without a year
                 raise TypeError(f"{key!r} cannot be a key: it has no plain {base.__name__} value") from exc
             encoded = encode_plain(plain)
-            if plain != key:
+            if not plain == key:
                 raise TypeError(
                     f"{key!r} cannot be a key: as a plain {base.__name__} it would lose something; "
                     f"convert it, or add what is lost as a second element of a tuple"
@@ -327,11 +336,11 @@ def _decode_element(encoded: bytes, start: int) -> tuple[Any, int]:
     return _DECODERS[encoded[start]](encoded, start + 1)
 
 
-def _text(content: bytes) -> str:
+def _decode_surrogates(encoded: bytes) -> Any:
     try:
-        return content.decode()
+        return encoded[1:].decode("utf-8", "surrogatepass") if encoded[0] == _TEXT else LostKey(encoded)
     except UnicodeDecodeError:
-        return content.decode("utf-8", "surrogatepass")
+        return LostKey(encoded)
 
 
 def _decode_int64(encoded: bytes, start: int) -> tuple[int | float, int]:
@@ -347,12 +356,16 @@ def _decode_int64(encoded: bytes, start: int) -> tuple[int | float, int]:
 
 def _decode_int_above(encoded: bytes, start: int) -> tuple[int, int]:
     end = start + 4 + int.from_bytes(encoded[start : start + 4], "big")
+    if end > len(encoded):
+        raise ValueError("the integer is cut short")
     return int.from_bytes(encoded[start + 4 : end], "big"), end
 
 
 def _decode_int_below(encoded: bytes, start: int) -> tuple[int, int]:
     length = 0xFFFFFFFF - int.from_bytes(encoded[start : start + 4], "big")
     end = start + 4 + length
+    if end > len(encoded):
+        raise ValueError("the integer is cut short")
     return int.from_bytes(encoded[start + 4 : end], "big") - (1 << 8 * length) + 1, end
 
 
@@ -365,7 +378,7 @@ def _delimited_content(encoded: bytes, start: int) -> tuple[bytes, int]:
 
 def _decode_text(encoded: bytes, start: int) -> tuple[str, int]:
     content, end = _delimited_content(encoded, start)
-    return _text(content), end
+    return content.decode("utf-8", "surrogatepass"), end
 
 
 def _decode_date(encoded: bytes, start: int) -> tuple[date, int]:

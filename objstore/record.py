@@ -52,6 +52,7 @@ from xxhash import xxh3_64_digest, xxh3_64_intdigest
 Bytes = bytes | bytearray | memoryview
 
 PLAIN = 0x80
+PLAIN_MARK = bytes((PLAIN,))
 PICKLE = 1
 
 VERSION = 1
@@ -62,6 +63,8 @@ FRAMES = 0x08
 _KNOWN_FLAGS = EXPIRES | TAGS | LONG_KEY | FRAMES
 
 DIGEST_BYTES = 8
+BODY = slice(None, -DIGEST_BYTES)  # of a plain record: everything but the digest
+TAIL = slice(-DIGEST_BYTES, None)  # the digest
 ALIGNMENT = 64
 VALUE_OFFSET = 16
 MAX_RECORD_BYTES = (1 << 32) - 1  # where the size of a value ends in LMDB
@@ -115,7 +118,7 @@ def pack(
     """The record to store under `tree_key`: plain where the payload is a pickle and nothing else is said."""
     seed = key_digest(tree_key)
     plain = not frames and not tags and expires_at is None and long_key is None and codec == PICKLE
-    if plain and payload[0] == PLAIN:
+    if plain and payload[:1] == PLAIN_MARK:
         return payload + digest(payload, seed)
 
     flags = 0

@@ -29,12 +29,12 @@ counts change together.  The numbers are stored on disk: DO NOT CHANGE THEM.
 
 from __future__ import annotations
 
-import pickle
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from hashlib import blake2b
+from pickle import loads
 from typing import Any, NamedTuple
 
 from objstore import keys, record
@@ -42,7 +42,7 @@ from objstore.codecs.base import Codec
 from objstore.engines.base import Reader, Writer
 from objstore.errors import CorruptRecord, DecodeError, EncodeError, StoreError
 from objstore.keys import ORDERED_BYTES
-from objstore.record import DIGEST_BYTES, PLAIN, Damaged, Header, digest, key_digest
+from objstore.record import BODY, PLAIN, PLAIN_MARK, TAIL, Damaged, Header, digest, key_digest
 
 IDENTITY_KEY = b"\x00i"
 _STATE_KEY = b"\x00s"
@@ -69,7 +69,7 @@ _count = struct.Struct("<Q")
 INITIAL_STATE = {_STATE_KEY: _state.pack(0, 3)}
 
 # Above this size, slicing a record to digest it costs more than a view of it.
-_LARGE = 64 * 1024
+LARGE = 64 * 1024
 
 # Names that begin so are the library's own: not listed, and refused to users.
 RESERVED_NAME = "\x00"
@@ -93,6 +93,7 @@ class Space:
     def __init__(self, name: str, codec: Codec, clock: Callable[[], float] = time.time) -> None:
         self.name = name
         self.codec = codec
+        self._encode = codec.encode
         self.clock = clock
         self.prefix = _ITEMS + _hash(name, _NAME_HASH_BYTES) if name else b""
         self.start = self.prefix or _USER
@@ -142,11 +143,11 @@ class Space:
         """Tree key and record for an item.  Runs the code of the value's class; raises EncodeError."""
         tree_key = self.tree_key(key)
         try:
-            payload, frames = self.codec.encode(value)
+            payload, frames = self._encode(value)
         except Exception as exc:  # whatever the objects raise while they are encoded
             raise EncodeError(f"the value for key {key!r} cannot be encoded as {self.codec.name}: {exc}", key) from exc
-        plain = payload[0] == PLAIN and not (frames or tags) and expires_at is None and len(tree_key) <= self._short
-        if plain and len(payload) < _LARGE:
+        plain = not (expires_at or tags or frames) and payload[:1] == PLAIN_MARK and len(tree_key) <= self._short
+        if plain and len(payload) < LARGE:
             return tree_key, payload + digest(payload, key_digest(tree_key))
         size = record.packed_size(len(payload), sum(map(len, frames)), len(frames))
         if size > record.MAX_RECORD_BYTES:
@@ -168,22 +169,21 @@ class Space:
 
         Raises KeyError where there is none, or it is expired; CorruptRecord, DecodeError.
         """
-        if not found:
-            if found is None:
-                raise KeyError(key)
-            raise self._corrupt(key, Damaged("the record is empty"))
         if (
-            found[0] != PLAIN
-            or len(found) > _LARGE
-            or digest(found[:-DIGEST_BYTES], key_digest(tree_key)) != found[-DIGEST_BYTES:]
+            found
+            and found[0] == PLAIN
+            and len(found) < LARGE
+            and digest(found[BODY], key_digest(tree_key)) == found[TAIL]
         ):
-            return self._unpacked_value(key, tree_key, found, now)
-        try:
-            return pickle.loads(found)  # noqa: S301  (verified; it stops before the digest)
-        except Exception as exc:  # whatever the objects raise while they are built
-            raise self._undecodable(key, exc) from exc
+            try:
+                return loads(found)  # noqa: S301  (verified; it stops before the digest)
+            except Exception as exc:  # whatever the objects raise while they are built
+                raise self.undecodable(key, exc) from exc
+        return self._unpacked_value(key, tree_key, found, now)
 
-    def _unpacked_value(self, key: Any, tree_key: bytes, found: bytes, now: int | None) -> Any:
+    def _unpacked_value(self, key: Any, tree_key: bytes, found: bytes | None, now: int | None) -> Any:
+        if found is None:
+            raise KeyError(key)
         try:
             header, payload, frames = record.unpack(tree_key, found)
         except Damaged as exc:
@@ -193,9 +193,9 @@ class Space:
         try:
             return self.codec.decode(payload, [bytearray(frame) for frame in frames])
         except Exception as exc:  # whatever the objects raise while they are built
-            raise self._undecodable(key, exc) from exc
+            raise self.undecodable(key, exc) from exc
 
-    def _undecodable(self, key: Any, exc: Exception) -> DecodeError:
+    def undecodable(self, key: Any, exc: Exception) -> DecodeError:
         return DecodeError(
             f"the value of key {key!r} is intact but cannot be decoded ({type(exc).__name__}: {exc}); make its class "
             f"importable again, or look at the record with entry({key!r}).raw()",

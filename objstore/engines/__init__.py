@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from objstore.engines.base import Engine
 
@@ -51,6 +50,8 @@ def connect(
 
 
 def _path(url: str) -> str:
+    from urllib.parse import unquote, urlsplit  # here: not cheap to load, and most locations are paths
+
     parts = urlsplit(url)
     if parts.netloc or not parts.path.startswith("/"):
         raise ValueError(f"{url!r} has no absolute path; write lmdb:///absolute/path, or give the path alone")

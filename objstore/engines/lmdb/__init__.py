@@ -7,7 +7,7 @@ each reproduced in a test, is done here and nowhere else:
   which a second open and close of the same file would drop.  (`engine`)
 * The map is reserved, not resized: as large as the file system could ever hold.  It is sparse and costs
   nothing, and no reader is ever moved.  Where the platform refuses, a smaller map grows.  (`engine`)
-* A data file that was cut short is refused before it is mapped.  (`directory`)
+* A data file that was cut short is refused before it is mapped.  (`datafile`)
 * Readers that were killed are cleared away at open and when their slots are wanted.  (`engine`)
 * Transactions end so that neither a fork nor a thread is harmed by it.  (`transactions`, `forks`)
 * The engine of LMDB 0.9 is asked for by name: the file format of 1.0 is another.  (`engine`)

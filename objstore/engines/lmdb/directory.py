@@ -27,12 +27,12 @@ import os
 import random
 import shutil
 import stat
-import struct
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from objstore.engines.lmdb.datafile import DATA
 from objstore.errors import (
     ReadOnlyStore,
     StoreCorrupt,
@@ -42,7 +42,6 @@ from objstore.errors import (
     StoreNotFound,
 )
 
-DATA = "data.mdb"
 LOCK = "lock.mdb"
 OURS = "objstore.lock"
 MAKING = "objstore.making"
@@ -70,27 +69,34 @@ class Directory:
     # Opening
 
     @classmethod
-    def open(cls, path: str, flag: str, private: bool, make: Callable[[str], None]) -> Directory:
+    def open(
+        cls, path: str, flag: str, private: bool, make: Callable[[str], None], is_store: Callable[[str], bool]
+    ) -> Directory:
         """Open the directory of a store, and make the store where `flag` allows it.
 
-        `make(path)` writes a new environment into the empty directory it is given.
+        `make(path)` writes a new environment into the empty directory it is given, `is_store(path)` tells
+        whether an environment without our file is a store that lost it, or somebody else's.
         """
         try:
-            return cls._open(path, flag, private, make)
+            return cls._open(path, flag, private, make, is_store)
         except PermissionError as exc:
             if isinstance(exc, StoreError):
                 raise
             raise StoreDenied(f"no permission to open the store at {path!r}: {exc.strerror}") from exc
 
     @classmethod
-    def _open(cls, path: str, flag: str, private: bool, make: Callable[[str], None]) -> Directory:
+    def _open(
+        cls, path: str, flag: str, private: bool, make: Callable[[str], None], is_store: Callable[[str], bool]
+    ) -> Directory:
         if flag in "cn" and not os.path.lexists(path):
             _make_parents(os.path.dirname(path))
             with suppress(FileExistsError):  # another process makes it too
                 os.mkdir(path, 0o700 if private else 0o777)
-        _check_is_store(path, making=flag in "cn")
+        names = _check_is_store(path, making=flag in "cn")
         if private:
             _check_private(path)
+        if OURS not in names and DATA in names and not is_store(path):
+            raise StoreNotFound(f"{path!r} holds an LMDB environment that is no store; name another place")
         directory = cls(path, _open_lock_file(path, flag, private), private)
         try:
             directory._open_or_make(flag, make)
@@ -145,8 +151,8 @@ class Directory:
     def _wait_to_make(self) -> bool:
         """Wait for the turn of this process, which then has the exclusive lock; False if another made the store."""
         deadline = time.monotonic() + _WAIT_SECONDS
+        self._unlock()
         while True:
-            self._unlock()  # two that both kept a shared lock would wait for each other
             if self._try(fcntl.LOCK_EX):
                 if not self._exists():
                     return True
@@ -154,6 +160,7 @@ class Directory:
                 return False
             if self._try(fcntl.LOCK_SH) and self._exists():
                 return False
+            self._unlock()  # those who wait with a shared lock would wait for each other
             self._check_deadline(deadline)
 
     # Locks
@@ -251,8 +258,8 @@ def _make_parents(path: str) -> None:
         ) from exc
 
 
-def _check_is_store(path: str, making: bool) -> None:
-    """Refuse what is neither a store nor, for one who makes one, an empty directory."""
+def _check_is_store(path: str, making: bool) -> set[str]:
+    """What is in the directory.  Refuses what is neither a store nor, for one who makes one, an empty directory."""
     try:
         names = set(os.listdir(path))
     except FileNotFoundError:
@@ -260,7 +267,7 @@ def _check_is_store(path: str, making: bool) -> None:
     except NotADirectoryError:
         raise StoreNotFound(f"{path!r} is a file, and a store is a directory; name another place") from None
     if OURS in names or DATA in names or (making and not names):
-        return
+        return names
     if not names:
         raise StoreNotFound(f"the directory {path!r} is empty; flag 'c' makes a store in it")
     some = ", ".join(sorted(names)[:3])
@@ -313,43 +320,3 @@ def _sync_directory(path: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-# LMDB 0.9 on a 64-bit machine: a 16-byte page header, then magic, version, address, map size, two
-# database descriptions of 48 bytes (the first begins with the page size), last page, transaction.
-_meta = struct.Struct("<16xII8x8xI44x48xQQ")
-_MAGIC = 0xBEEFC0DE
-_DATA_VERSION = 1
-
-
-def check_whole(directory_path: str) -> None:
-    """Refuse a data file that is cut short: LMDB would map it, and touching what is gone kills the process.
-
-    Reads the two meta pages and compares the last page in use with the size of the file.  To be called
-    before LMDB opens the file.
-    """
-    with open(os.path.join(directory_path, DATA), "rb") as file:
-        metas = [_read_meta(file.read(_meta.size))]
-        if metas[0] is not None:
-            file.seek(metas[0][0])
-            metas.append(_read_meta(file.read(_meta.size)))
-        size = os.fstat(file.fileno()).st_size  # after the metas: others may be writing, and write the pages first
-    known = [meta for meta in metas if meta is not None]
-    if not known:
-        raise StoreCorrupt(f"the data file of the store at {directory_path!r} is no LMDB file; restore a backup")
-    page_size, last_page, _ = max(known, key=lambda meta: meta[2])
-    if size < (last_page + 1) * page_size:
-        raise StoreCorrupt(
-            f"the data file of the store at {directory_path!r} is cut short: {size} bytes of "
-            f"{(last_page + 1) * page_size}; restore a backup"
-        )
-
-
-def _read_meta(page: bytes) -> tuple[int, int, int] | None:
-    """Page size, last page and transaction of a meta page, or None where it is none."""
-    if len(page) < _meta.size:
-        return None
-    magic, version, page_size, last_page, transaction = _meta.unpack(page)
-    if magic != _MAGIC or version != _DATA_VERSION or not page_size:
-        return None
-    return page_size, last_page, transaction

@@ -12,7 +12,8 @@ from weakref import WeakSet
 import lmdb
 
 from objstore.engines.base import DURABILITY_KEY, Engine
-from objstore.engines.lmdb.directory import Directory, check_whole
+from objstore.engines.lmdb.datafile import check_whole
+from objstore.engines.lmdb.directory import Directory
 from objstore.engines.lmdb.errors import translate
 from objstore.engines.lmdb.forks import Inherited, allow_opening_again, keep_for_ever
 from objstore.engines.lmdb.transactions import LmdbReader, LmdbWriter
@@ -59,6 +60,7 @@ class LmdbEngine(Engine):
         self._handles: list[None] = []  # counted by its length: a collector may count in the middle of a line
         self._reopening = threading.Lock()
         self._unready = True
+        self._map_size = 0
         self._environment: Any  # an lmdb.Environment, or what stands in its place after a fork
         self._open(durability, flag)
 
@@ -88,13 +90,13 @@ class LmdbEngine(Engine):
     def _check_suspect(self) -> None:
         if self._directory is not None and self._directory.suspect:
             raise StoreSuspect(
-                f"the machine went down while the store at {self.location!r} had unsynced writes; look with "
-                f"objstore.check({self.location!r}), then accept it with accept=True, or restore a backup"
+                f"the machine went down while the store at {self.location!r} had unsynced writes, so what is there may "
+                f"be a mixture; restore a backup, begin anew with flag 'n', or look with flag 'r' and immutable=True"
             )
 
     def _open_environment(self, durability: str) -> Any:
         check_whole(self.location)
-        size = self.options.map_size or _reserved(self.location)
+        size = self.options.map_size or self._map_size or _reserved(self.location)
         while True:
             try:
                 environment = lmdb.open(
@@ -120,6 +122,7 @@ class LmdbEngine(Engine):
             except lmdb.Error as exc:
                 raise translate(exc, self.location) from exc
             else:
+                self._map_size = size
                 self._growable = not self.options.map_size and size < _reserved(self.location)
                 self._readers: WeakSet[LmdbReader] = WeakSet()  # kept only where the map may have to move
                 return environment
@@ -266,8 +269,8 @@ class LmdbEngine(Engine):
             except lmdb.ReadersFullError as exc:
                 if not self._environment.reader_check() and time.monotonic() > deadline:
                     raise StoreLocked(
-                        f"all {self.options.max_readers} reader slots of the store at {self.location!r} are taken; end "
-                        f"snapshots and iterations, or open it with a larger max_readers where it is opened first"
+                        f"all {self._environment.max_readers()} reader slots of the store at {self.location!r} are "
+                        f"taken; end snapshots and iterations, or let the first who opens it give a larger max_readers"
                     ) from exc
                 time.sleep(0.001)
             except lmdb.BadRslotError:
@@ -296,14 +299,20 @@ class LmdbEngine(Engine):
             time.sleep(0.001)
         try:
             self._environment.set_mapsize(size)
+            self._map_size = self._environment.info()["map_size"]
         except lmdb.Error as exc:
+            # The old map is gone already, and with it the environment.
+            self._environment.close()
+            self._environment = self._open_environment(self.durability)
             raise StoreFull(
                 f"the map of the store at {self.location!r} cannot grow: the system has no more address space for it"
             ) from exc
 
     def stats(self) -> Mapping[str, int]:
-        info = self._environment.info()
-        page_size = self._environment.stat()["psize"]
+        try:
+            info, page_size = self._environment.info(), self._environment.stat()["psize"]
+        except lmdb.Error as exc:
+            raise translate(exc, self.location) from exc
         return {
             "file_bytes": (info["last_pgno"] + 1) * page_size,
             "map_bytes": info["map_size"],
@@ -350,7 +359,7 @@ def _open_first(
     def make(directory: str) -> None:
         _make_environment(directory, {**initial, DURABILITY_KEY: (durability or "full").encode()}, options)
 
-    directory = Directory.open(location, flag, options.private, make)
+    directory = Directory.open(location, flag, options.private, make, _is_store)
     try:
         return LmdbEngine(location, directory, options, durability, flag)
     except BaseException:
@@ -378,6 +387,19 @@ def _make_environment(path: str, initial: Mapping[bytes, bytes], options: Option
         with environment.begin(write=True) as txn:
             for key, record in initial.items():
                 txn.put(key, record)
+    finally:
+        environment.close()
+
+
+def _is_store(path: str) -> bool:
+    """Whether an environment that nobody vouches for is one of ours.  Leaves no trace in the directory."""
+    check_whole(path)
+    try:
+        environment = lmdb.open(path, readonly=True, lock=False, create=False, lib_version=0)
+    except lmdb.Error as exc:
+        raise translate(exc, path) from exc
+    try:
+        return environment.begin().get(DURABILITY_KEY) is not None
     finally:
         environment.close()
 

@@ -20,6 +20,16 @@ from objstore.record import HEAD_BYTES
 _FORKED = "this began before a fork and belongs to the parent; begin a new one in the child"
 
 
+class _Ended:
+    """Stands where a write transaction was."""
+
+    def __getattr__(self, _name: str) -> Any:
+        raise TransactionError("this transaction has ended; begin a new one")
+
+
+_ENDED = _Ended()
+
+
 class LmdbReader:
     """A read transaction: it ends when the last reference to it is dropped."""
 
@@ -172,6 +182,7 @@ class LmdbWriter(LmdbReader):
     def savepoint(self) -> LmdbWriter:
         self._check()
         try:
+            self._txn.id  # noqa: B018  (is there, unless the transaction has ended)
             inner = self._environment.begin(parent=self._txn, write=True)
         except lmdb.Error as exc:
             raise translate(exc, self._location) from exc
@@ -179,11 +190,13 @@ class LmdbWriter(LmdbReader):
 
     def commit(self) -> None:
         self._check()
+        txn, self._txn = self._txn, _ENDED
         try:
-            self._txn.commit()
+            txn.commit()
         except lmdb.Error as exc:
             raise translate(exc, self._location) from exc
 
     def abort(self) -> None:
-        if self._born == process.generation:
-            self._txn.abort()
+        if self._born == process.generation and self._txn is not _ENDED:
+            txn, self._txn = self._txn, _ENDED
+            txn.abort()

@@ -1,0 +1,117 @@
+"""The data file, looked at without LMDB, before LMDB maps it.
+
+LMDB trusts its file: where pages are missing that it goes to, the kernel ends the process.  So what can be
+seen from outside is looked at first.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import BinaryIO, NamedTuple
+
+from objstore.errors import StoreCorrupt
+
+DATA = "data.mdb"
+
+# LMDB 0.9 on a 64-bit machine: a 16-byte page header, then magic, version, address, map size, two
+# database descriptions of 48 bytes (the first, of the free pages, begins with the page size and ends with
+# its root), last page, transaction.
+_meta = struct.Struct("<16xII8x8xI36xQ48xQQ")
+_MAGIC = 0xBEEFC0DE
+_DATA_VERSION = 1
+
+
+def check_whole(directory_path: str) -> None:
+    """Refuse a data file that is cut short: LMDB would map it, and touching what is gone kills the process.
+
+    Compares the last page in use, from the meta pages, with the size of the file.  A whole file may lack pages
+    at its end that were used and freed again in one transaction; those are listed as free.  To be called
+    before LMDB opens the file.
+    """
+    with open(os.path.join(directory_path, DATA), "rb") as file:
+        metas = [_read_meta(file.read(_meta.size))]
+        if metas[0] is not None:
+            file.seek(metas[0].page_size)
+            metas.append(_read_meta(file.read(_meta.size)))
+        size = os.fstat(file.fileno()).st_size  # after the metas: others may be writing, and write the pages first
+        known = [meta for meta in metas if meta is not None]
+        if not known:
+            raise StoreCorrupt(f"the data file of the store at {directory_path!r} is no LMDB file; restore a backup")
+        meta = max(known, key=lambda meta: meta.transaction)
+        missing = range(size // meta.page_size, meta.last_page + 1)
+        if missing and not _all_free(file, meta, missing):
+            raise StoreCorrupt(
+                f"the data file of the store at {directory_path!r} is cut short: {size} bytes of "
+                f"{(meta.last_page + 1) * meta.page_size}; restore a backup"
+            )
+
+
+class _Meta(NamedTuple):
+    page_size: int
+    free_root: int
+    last_page: int
+    transaction: int
+
+
+def _read_meta(page: bytes) -> _Meta | None:
+    """What a meta page says, or None where it is none."""
+    if len(page) < _meta.size:
+        return None
+    magic, version, *fields = _meta.unpack(page)
+    meta = _Meta(*fields)
+    return meta if magic == _MAGIC and version == _DATA_VERSION and meta.page_size else None
+
+
+def _all_free(file: BinaryIO, meta: _Meta, pages: range) -> bool:
+    """Whether all these pages are free.  What makes no sense in the tree of free pages means: no."""
+    if len(pages) > _MOST_MISSING:
+        return False
+    wanted = set(pages)
+    try:
+        _strike_free(file, meta, meta.free_root, wanted, depth=0)
+    except (struct.error, RecursionError):
+        return False
+    return not wanted
+
+
+# A page: number (8), padding (2), flags (2), end of the offsets (2), start of the nodes (2); then the offsets.
+# A node: two words (a size, or a page number), flags, size of the key; then key and data.
+_page = struct.Struct("<8x2xHHH")
+_node = struct.Struct("<HHHH")
+_BRANCH = 0x01
+_BIG_DATA = 0x01
+_NO_PAGE = (1 << 64) - 1
+_MOST_MISSING = 1 << 20
+
+
+def _strike_free(file: BinaryIO, meta: _Meta, number: int, wanted: set[int], depth: int) -> None:
+    """Take what the free list below one of its pages names out of `wanted`."""
+    if number == _NO_PAGE:
+        return
+    if depth > 32:
+        raise RecursionError
+    page = _read_at(file, number * meta.page_size, meta.page_size)
+    flags, lower, _ = _page.unpack_from(page)
+    for (offset,) in struct.iter_unpack("<H", page[_page.size : lower]):
+        low, high, node_flags, key_size = _node.unpack_from(page, offset)
+        data = offset + _node.size + key_size
+        if flags & _BRANCH:
+            _strike_free(file, meta, low | high << 16 | node_flags << 32, wanted, depth + 1)
+        elif node_flags & _BIG_DATA:
+            (overflow,) = struct.unpack_from("<Q", page, data)
+            start = overflow * meta.page_size + _page.size
+            wanted.difference_update(_ids(_read_at(file, start, low | high << 16)))
+        else:
+            wanted.difference_update(_ids(page[data : data + (low | high << 16)]))
+
+
+def _ids(data: bytes) -> list[int]:
+    """A list of page numbers: their count, then they."""
+    (count,) = struct.unpack_from("<Q", data)
+    return list(struct.unpack_from(f"<{min(count, len(data))}Q", data, 8))
+
+
+def _read_at(file: BinaryIO, start: int, size: int) -> bytes:
+    file.seek(start)
+    return file.read(size)
