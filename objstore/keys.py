@@ -26,8 +26,11 @@ self-delimiting inside a tuple, so tuples nest and compare element by element.
 
 Integers are big-endian; ~ is the complement.  A number that is not whole is its floor, then 0xFF
 and the binary digits of the rest, left-aligned: exact for every float, and 0xFF is above every type
-code, so 1 < (1, anything) < 1.5 holds inside tuples too.  Text, bytes and digits that something may
+code, so (1, anything) < (1.5,) holds.  Text, bytes and digits that something may
 follow end with 0x00 and write a 0x00 of their own as 0x00 0xFF; at the end of a key they stand bare.
+
+Datetimes with a time zone are instants: two that `fold` tells apart are two keys, although Python calls
+them equal while they are in one zone.
 
 User keys begin at 0x10; what lies below belongs to the library (see `space`).  The codes are stored
 on disk: DO NOT CHANGE OR REUSE ONE; the gaps are for types to come.
@@ -65,6 +68,8 @@ _AWARE = 0x58
 _UUID = 0x60
 _TUPLE = 0x80
 
+_DEEPEST = 128  # fixed, so that what is a key does not depend on how deep in the stack one asks
+
 _FRACTION = b"\xff"
 _END = b"\x00"
 _ESCAPED_ZERO = b"\x00\xff"
@@ -92,6 +97,15 @@ _DAY = 86_400_000_000  # microseconds
 _pack_int64 = struct.Struct(">BQ").pack
 _pack_length = struct.Struct(">BI").pack
 _pack_ordinal = struct.Struct(">BI").pack
+
+
+def show(key: Any) -> str:
+    """The key for a message: shortened, and also where Python refuses to write it (integers of 4,300 digits)."""
+    try:
+        text = repr(key)
+    except ValueError:
+        return f"<{type(key).__name__} too long to write>"
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 class LostKey:
@@ -130,12 +144,7 @@ def encode(key: Any) -> bytes:
     if type(key) is bytes:
         return b"\x48" + key
     encoder = _ENCODERS.get(type(key))
-    if encoder is None:
-        return _encode_subclass(key, encode)
-    try:
-        return encoder(key)
-    except RecursionError:
-        raise ValueError("a key cannot be nested this deeply; flatten the tuple") from None
+    return _encode_subclass(key, encode) if encoder is None else encoder(key)
 
 
 def tree_key(key: Any) -> bytes:
@@ -154,10 +163,11 @@ def decode(encoded: bytes) -> Any:
             return encoded[1:].decode()
         if encoded[0] == _BYTES:
             return encoded[1:]
-        return _decode_element(encoded, 0)[0]
+        key, _ = _decode_element(encoded, 0)
+        return key if encode(key) == encoded else LostKey(encoded)
     except UnicodeDecodeError:
         return _decode_surrogates(encoded)
-    except (ValueError, LookupError, ArithmeticError, RecursionError):
+    except (ValueError, LookupError, ArithmeticError):
         return LostKey(encoded)
 
 
@@ -261,16 +271,20 @@ def _encode_uuid(key: UUID) -> bytes:
     return b"\x60" + key.bytes
 
 
-def _encode_tuple(key: tuple[Any, ...]) -> bytes:
-    return b"\x80" + b"".join(map(_encode_element, key)) + _END
+def _encode_tuple(key: tuple[Any, ...], depth: int = 1) -> bytes:
+    if depth > _DEEPEST:
+        raise ValueError(f"a key cannot nest tuples deeper than {_DEEPEST} levels; flatten the tuple")
+    return b"\x80" + b"".join([_encode_element(element, depth) for element in key]) + _END
 
 
-def _encode_element(key: Any) -> bytes:
-    encoder = _ENCODERS.get(type(key))
-    return _encode_subclass(key, _encode_element) if encoder is None else encoder(key)
+def _encode_element(key: Any, depth: int) -> bytes:
+    if type(key) is tuple:
+        return _encode_tuple(key, depth + 1)
+    encoder = _ELEMENT_ENCODERS.get(type(key))
+    return _encode_subclass(key, lambda plain: _encode_element(plain, depth)) if encoder is None else encoder(key)
 
 
-_ENCODERS: dict[type, Callable[[Any], bytes]] = {
+_ELEMENT_ENCODERS: dict[type, Callable[[Any], bytes]] = {
     type(None): _encode_none,
     bool: _encode_int,
     int: _encode_int,
@@ -280,6 +294,9 @@ _ENCODERS: dict[type, Callable[[Any], bytes]] = {
     date: _encode_date,
     datetime: _encode_datetime,
     UUID: _encode_uuid,
+}
+_ENCODERS: dict[type, Callable[[Any], bytes]] = {
+    **_ELEMENT_ENCODERS,
     tuple: _encode_tuple,
     LostKey: lambda key: key.place,
 }
@@ -325,7 +342,12 @@ def _encode_subclass(key: Any, encode_plain: Callable[[Any], bytes]) -> bytes:
             return _encode_int(key.__index__())
         except TypeError as exc:
             raise TypeError(f"an array cannot be a key, only {_SUPPORTED}") from exc
-    raise TypeError(f"{type(key).__name__} cannot be a key, only {_SUPPORTED}")
+    name = (
+        type(key).__qualname__
+        if type(key).__module__ == "builtins"
+        else f"{type(key).__module__}.{type(key).__qualname__}"
+    )
+    raise TypeError(f"{name} cannot be a key, only {_SUPPORTED}")
 
 
 # Decoding.  Each function gets the whole encoding and a position, and returns the value and where the

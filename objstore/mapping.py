@@ -4,7 +4,7 @@
 where one looks and how a change is applied:
 
     _record(tree_key)           the stored bytes, or None
-    _head(tree_key)             their first bytes and their size, or None
+    _first_byte(tree_key)       the first of them, or None
     _reader(heads)              one consistent state
     _apply(function, *args)     run function(txn, *args) atomically; it may be run again
     _space                      which namespace
@@ -26,7 +26,7 @@ from typing import Any, ClassVar, TypeVar
 from objstore import keys, record
 from objstore.engines.base import Reader, Writer
 from objstore.errors import Conflict
-from objstore.record import BODY, PLAIN, PLAIN_MARK, TAIL, Header, digest, key_digest
+from objstore.record import BODY, PLAIN, TAIL, Header, digest, key_digest
 from objstore.space import LARGE, Found, Space, check_tag, check_tags, expires_at
 from objstore.views import Entries, Entry, Items, Keys, Range, Stretch, Values
 
@@ -59,7 +59,7 @@ class Readable(Mapping[K, V]):
     def _record(self, tree_key: bytes) -> bytes | None:
         raise NotImplementedError
 
-    def _head(self, tree_key: bytes) -> tuple[bytes, int] | None:
+    def _first_byte(self, tree_key: bytes) -> int | None:
         raise NotImplementedError
 
     def _reader(self, heads: bool = False) -> Reader:
@@ -91,9 +91,9 @@ class Readable(Mapping[K, V]):
             return default
 
     def __contains__(self, key: object) -> bool:
-        stored = self._record(self._space.tree_key(key))
-        # A plain record cannot expire, and stands under its whole key.
-        return stored is not None and (stored[:1] == PLAIN_MARK or self._look(key) is not None)
+        first = self._first_byte(self._space.tree_key(key))
+        # A plain record does not expire.
+        return first == PLAIN or (first is not None and self._look(key) is not None)
 
     def __len__(self) -> int:
         return self._space.count(self._reader())
@@ -206,10 +206,9 @@ class Readable(Mapping[K, V]):
         """What is stored under `key`, if it is there and not expired."""
         space = self._space
         tree_key = space.tree_key(key)
-        head = self._head(tree_key)
-        if head is None:
-            return None
-        return space.look(tree_key, *head, self._record, space.now())
+        for _, head, size in self._reader(heads=True).scan_heads(tree_key, tree_key + b"\x00"):
+            return space.look(tree_key, head, size, self._record, space.now())
+        return None
 
     def _entry(self, found: Found) -> Entry[K, V]:
         return Entry(self, found.tree_key, found.key, found.header, found.size, self._codec_names[found.header.codec])
@@ -373,12 +372,14 @@ class Writable(Readable[K, V], MutableMapping[K, V]):
             value = default
         if isinstance(value, _IMMUTABLE):
             raise TypeError(
-                f"the value of key {key!r} is of type {type(value).__name__} and cannot be changed in place, so an "
-                f"edit of it would be lost; use modify({key!r}, function)"
+                f"the value of key {keys.show(key)} is of type {type(value).__name__} and cannot be changed in place, "
+                f"so an edit of it would be lost; use modify({keys.show(key)}, function)"
             )
         yield value
         if not self._put_back(key, found, header or Header(expires_at=self._expires_at(DEFAULT)), value):
-            raise Conflict(f"another writer changed key {key!r} during the edit; nothing was written, edit it again")
+            raise Conflict(
+                f"another writer changed key {keys.show(key)} during the edit; nothing was written, edit it again"
+            )
 
     def touch(self, key: K, ttl: TTL) -> bool:
         """Let `key` expire after `ttl` from now (None: never); whether it was there."""

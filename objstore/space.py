@@ -145,14 +145,17 @@ class Space:
         try:
             payload, frames = self._encode(value)
         except Exception as exc:  # whatever the objects raise while they are encoded
-            raise EncodeError(f"the value for key {key!r} cannot be encoded as {self.codec.name}: {exc}", key) from exc
+            raise EncodeError(
+                f"the value for key {keys.show(key)} cannot be encoded as {self.codec.name}: {exc}", key
+            ) from exc
         plain = not (expires_at or tags or frames) and payload[:1] == PLAIN_MARK and len(tree_key) <= self._short
         if plain and len(payload) < LARGE:
             return tree_key, payload + digest(payload, key_digest(tree_key))
         size = record.packed_size(len(payload), sum(map(len, frames)), len(frames))
         if size > record.MAX_RECORD_BYTES:
             raise EncodeError(
-                f"the value for key {key!r} takes {size} bytes, and a record ends at 4 GiB; store it in parts", key
+                f"the value for key {keys.show(key)} takes {size} bytes, and a record ends at 4 GiB; store it in parts",
+                key,
             )
         return tree_key, record.pack(
             tree_key,
@@ -197,14 +200,14 @@ class Space:
 
     def undecodable(self, key: Any, exc: Exception) -> DecodeError:
         return DecodeError(
-            f"the value of key {key!r} is intact but cannot be decoded ({type(exc).__name__}: {exc}); make its class "
-            f"importable again, or look at the record with entry({key!r}).raw()",
+            f"the value of key {keys.show(key)} is intact but cannot be decoded ({type(exc).__name__}: {exc}); make "
+            f"its class importable again, or look at the record with entry({keys.show(key)}).raw()",
             key,
         )
 
     def _corrupt(self, key: Any, exc: Damaged) -> CorruptRecord:
         return CorruptRecord(
-            f"the record of key {key!r} is damaged: {exc}; restore it from a backup, or delete it", key
+            f"the record of key {keys.show(key)} is damaged: {exc}; restore it from a backup, or delete it", key
         )
 
     def items(self, found: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[Any, Any]]:

@@ -133,7 +133,7 @@ class Store(Writable[K, V]):
         self._children: list[weakref.ref[Store[Any, Any]]] = []
         # The hot path, without a stop on the way.
         self._record = engine.get  # type: ignore[method-assign,assignment]
-        self._head = engine.head  # type: ignore[method-assign,assignment]
+        self._first_byte = engine.first_byte  # type: ignore[method-assign,assignment]
         self._apply = self._refuse if self._read_only else engine.transact  # type: ignore[method-assign,assignment]
         self._release = weakref.finalize(self, engine.release)
 
@@ -160,7 +160,7 @@ class Store(Writable[K, V]):
             if (store := child()) is not None:
                 store.close()
         closed: Any = _Closed(self.location)
-        self._engine, self._record, self._head, self._apply = (  # type: ignore[method-assign]
+        self._engine, self._record, self._first_byte, self._apply = (  # type: ignore[method-assign]
             closed,
             closed.refuse,
             closed.refuse,

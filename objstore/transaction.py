@@ -14,7 +14,6 @@ from typing import Any, Self, TypeVar
 from objstore.engines.base import Reader, Writer, process
 from objstore.errors import StoreClosed, TransactionError
 from objstore.mapping import Readable, Writable
-from objstore.record import HEAD_BYTES
 from objstore.space import Space
 
 K = TypeVar("K")
@@ -59,8 +58,9 @@ class Snapshot(Readable[K, V]):
     def _record(self, tree_key: bytes) -> bytes | None:
         return self._reader().get(tree_key)
 
-    def _head(self, tree_key: bytes) -> tuple[bytes, int] | None:
-        return _head(self._reader().get(tree_key))
+    def _first_byte(self, tree_key: bytes) -> int | None:
+        record = self._reader().get(tree_key)
+        return record[0] if record else None
 
     def __repr__(self) -> str:
         return "<Snapshot, closed>" if self._state is None else f"<Snapshot of {len(self)} items>"
@@ -170,8 +170,9 @@ class Transaction(Writable[K, V]):
     def _record(self, tree_key: bytes) -> bytes | None:
         return self._unit.writer().get(tree_key)
 
-    def _head(self, tree_key: bytes) -> tuple[bytes, int] | None:
-        return _head(self._unit.writer().get(tree_key))
+    def _first_byte(self, tree_key: bytes) -> int | None:
+        record = self._unit.writer().get(tree_key)
+        return record[0] if record else None
 
     def _apply(self, function: Callable[..., D], *arguments: Any) -> D:
         return function(self._unit.writer(), *arguments)
@@ -181,7 +182,3 @@ class Transaction(Writable[K, V]):
 
     def __reduce__(self) -> Any:
         raise TypeError("a transaction cannot be pickled; pickle the store, and begin one where it arrives")
-
-
-def _head(record: bytes | None) -> tuple[bytes, int] | None:
-    return None if record is None else (record[:HEAD_BYTES], len(record))

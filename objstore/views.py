@@ -11,6 +11,7 @@ from collections.abc import ItemsView, Iterable, Iterator, KeysView, ValuesView
 from datetime import datetime, timezone
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
+from objstore.keys import show
 from objstore.record import Header
 
 K = TypeVar("K")
@@ -87,7 +88,7 @@ class Entry(Generic[K, V]):
     def __repr__(self) -> str:
         expires = "" if self.expires_at is None else f", expires_at={self.expires_at.isoformat()}"
         tags = f", tags={self.tags!r}" if self.tags else ""
-        return f"Entry({self.key!r}, {self.size} bytes, {self.codec}{expires}{tags})"
+        return f"Entry({show(self.key)}, {self.size} bytes, {self.codec}{expires}{tags})"
 
 
 class Range(Generic[K, V]):

@@ -113,8 +113,8 @@ class Engine(ABC):
         """The record of `key` in the last committed state, or None: the hot path."""
 
     @abstractmethod
-    def head(self, key: bytes) -> tuple[bytes, int] | None:
-        """The first `record.HEAD_BYTES` bytes of the record of `key` and its size, or None."""
+    def first_byte(self, key: bytes) -> int | None:
+        """The first byte of the record of `key`, or None: what `in` costs must not depend on the record's size."""
 
     @abstractmethod
     def read(self, heads: bool = False) -> Reader:

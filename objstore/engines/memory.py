@@ -216,9 +216,9 @@ class MemoryEngine(Engine):
     def get(self, key: bytes) -> bytes | None:
         return self._state.get(key)
 
-    def head(self, key: bytes) -> tuple[bytes, int] | None:
+    def first_byte(self, key: bytes) -> int | None:
         record = self._state.get(key)
-        return None if record is None else (record[:HEAD_BYTES], len(record))
+        return record[0] if record else None
 
     def read(self, heads: bool = False) -> MemoryReader:
         return MemoryReader(self._state)

@@ -30,21 +30,32 @@ def check_whole(directory_path: str) -> None:
     before LMDB opens the file.
     """
     with open(os.path.join(directory_path, DATA), "rb") as file:
-        metas = [_read_meta(file.read(_meta.size))]
-        if metas[0] is not None:
-            file.seek(metas[0].page_size)
-            metas.append(_read_meta(file.read(_meta.size)))
-        size = os.fstat(file.fileno()).st_size  # after the metas: others may be writing, and write the pages first
-        known = [meta for meta in metas if meta is not None]
-        if not known:
-            raise StoreCorrupt(f"the data file of the store at {directory_path!r} is no LMDB file; restore a backup")
-        meta = max(known, key=lambda meta: meta.transaction)
-        missing = range(size // meta.page_size, meta.last_page + 1)
-        if missing and not _all_free(file, meta, missing):
-            raise StoreCorrupt(
-                f"the data file of the store at {directory_path!r} is cut short: {size} bytes of "
-                f"{(meta.last_page + 1) * meta.page_size}; restore a backup"
-            )
+        before = None
+        while True:
+            meta = _newest_meta(file)
+            if meta is None:
+                raise StoreCorrupt(
+                    f"the data file of the store at {directory_path!r} is no LMDB file; restore a backup"
+                )
+            # After the metas: others may be writing, and write the pages first.
+            size = os.fstat(file.fileno()).st_size
+            missing = range(size // meta.page_size, meta.last_page + 1)
+            if not missing or _all_free(file, meta, missing):
+                return
+            if meta == before:  # and no writer has changed the tree of free pages on the way
+                raise StoreCorrupt(
+                    f"the data file of the store at {directory_path!r} is cut short: {size} bytes of "
+                    f"{(meta.last_page + 1) * meta.page_size}; restore a backup"
+                )
+            before = meta
+
+
+def _newest_meta(file: BinaryIO) -> _Meta | None:
+    first = _read_meta(_read_at(file, 0, _meta.size))
+    if first is None:
+        return None
+    second = _read_meta(_read_at(file, first.page_size, _meta.size))
+    return first if second is None else max(first, second, key=lambda meta: meta.transaction)
 
 
 class _Meta(NamedTuple):
@@ -65,12 +76,12 @@ def _read_meta(page: bytes) -> _Meta | None:
 
 def _all_free(file: BinaryIO, meta: _Meta, pages: range) -> bool:
     """Whether all these pages are free.  What makes no sense in the tree of free pages means: no."""
-    if len(pages) > _MOST_MISSING:
+    if pages.stop - pages.start > _MOST_MISSING:
         return False
     wanted = set(pages)
     try:
-        _strike_free(file, meta, meta.free_root, wanted, depth=0)
-    except (struct.error, RecursionError):
+        _strike_free(file, meta, meta.free_root, wanted, set())
+    except (struct.error, ArithmeticError, ValueError, OSError):
         return False
     return not wanted
 
@@ -85,19 +96,20 @@ _NO_PAGE = (1 << 64) - 1
 _MOST_MISSING = 1 << 20
 
 
-def _strike_free(file: BinaryIO, meta: _Meta, number: int, wanted: set[int], depth: int) -> None:
+def _strike_free(file: BinaryIO, meta: _Meta, number: int, wanted: set[int], seen: set[int]) -> None:
     """Take what the free list below one of its pages names out of `wanted`."""
     if number == _NO_PAGE:
         return
-    if depth > 32:
-        raise RecursionError
+    if number in seen:
+        raise ValueError("the tree of free pages leads back to itself")
+    seen.add(number)
     page = _read_at(file, number * meta.page_size, meta.page_size)
     flags, lower, _ = _page.unpack_from(page)
     for (offset,) in struct.iter_unpack("<H", page[_page.size : lower]):
         low, high, node_flags, key_size = _node.unpack_from(page, offset)
         data = offset + _node.size + key_size
         if flags & _BRANCH:
-            _strike_free(file, meta, low | high << 16 | node_flags << 32, wanted, depth + 1)
+            _strike_free(file, meta, low | high << 16 | node_flags << 32, wanted, seen)
         elif node_flags & _BIG_DATA:
             (overflow,) = struct.unpack_from("<Q", page, data)
             start = overflow * meta.page_size + _page.size

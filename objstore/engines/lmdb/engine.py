@@ -26,7 +26,6 @@ from objstore.errors import (
     StoreReplaced,
     StoreSuspect,
 )
-from objstore.record import HEAD_BYTES
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -202,17 +201,21 @@ class LmdbEngine(Engine):
             return self.read().get(key)  # again, with what `_begin` can mend
         return record
 
-    def head(self, key: bytes) -> tuple[bytes, int] | None:
+    def first_byte(self, key: bytes) -> int | None:
         try:
             txn = self._environment.begin(None, None, False, True)  # db, parent, write, buffers
             view = txn.get(key)
-            return None if view is None else (bytes(view[:HEAD_BYTES]), len(view))
+            return view[0] if view else None
         except lmdb.Error:
             record = self.read().get(key)
-            return None if record is None else (record[:HEAD_BYTES], len(record))
+            return record[0] if record else None
 
     def read(self, heads: bool = False) -> LmdbReader:
-        reader = LmdbReader(self._environment, self._begin(buffers=heads), self.location)
+        try:
+            txn = self._environment.begin(None, None, False, heads)  # db, parent, write, buffers
+        except lmdb.Error:
+            txn = self._begin(buffers=heads)
+        reader = LmdbReader(self._environment, txn, self.location)
         if self._growable:
             self._readers.add(reader)
         return reader
@@ -311,12 +314,13 @@ class LmdbEngine(Engine):
     def stats(self) -> Mapping[str, int]:
         try:
             info, page_size = self._environment.info(), self._environment.stat()["psize"]
+            readers = self._environment.readers().count("\n") - 1  # a heading, then a line for each
         except lmdb.Error as exc:
             raise translate(exc, self.location) from exc
         return {
             "file_bytes": (info["last_pgno"] + 1) * page_size,
             "map_bytes": info["map_size"],
-            "readers": info["num_readers"],
+            "readers": max(readers, 0),
         }
 
 

@@ -1,0 +1,93 @@
+"""What every test may ask for: a place for a store, a store there, a clock to set, a seed to replay.
+
+Two rules hold for all tests, without a marker:
+
+* A test leaves no environment open.  What a fixture of a module or of the session had open before the
+  test began is not counted against it, and a test that failed is not asked.
+* A random test takes its numbers from `rng` or from `seed`.  Pytest shows the seed where a test fails
+  (and always with -s); run the test again with `OBJSTORE_SEED=<that number>` to replay it.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+
+import pytest
+from hypothesis import settings
+
+from objstore import Store
+from objstore.engines.lmdb import engine as lmdb_engine
+
+# A time limit for each example would only measure who else is using the machine.
+settings.register_profile("objstore", deadline=None, print_blob=True)
+settings.load_profile("objstore")
+
+_failed = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    item.stash[_failed] = report.failed or item.stash.get(_failed, False)
+    return report
+
+
+@pytest.fixture(autouse=True)
+def no_environment_stays_open(request):
+    """Fail a test that goes away and leaves a store open in this process."""
+    before = set(lmdb_engine._engines)
+    yield
+    if set(lmdb_engine._engines) <= before:
+        return
+    gc.collect()
+    left = {key: engine.location for key, engine in lmdb_engine._engines.items() if key not in before}
+    if left and not request.node.stash.get(_failed, False):
+        pytest.fail(f"the test left these stores open: {sorted(left.values())}")
+
+
+@pytest.fixture(params=["lmdb", "memory"])
+def location(request, tmp_path):
+    """A place for a store, on each engine."""
+    return str(tmp_path / "a.store") if request.param == "lmdb" else "memory://"
+
+
+class Clock:
+    """Seconds since 1970, as the test wants them: set `now`, or call `advance`."""
+
+    def __init__(self, now: float = 1_800_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock():
+    """A clock that stands still until the test moves it."""
+    return Clock()
+
+
+@pytest.fixture
+def store(location, clock):
+    """An empty store on each engine, which goes by `clock`."""
+    with Store(location, clock=clock) as store:
+        yield store
+
+
+@pytest.fixture
+def seed():
+    """The number that a random test grows from."""
+    number = int(os.environ.get("OBJSTORE_SEED", random.randrange(1 << 32)))
+    print(f"OBJSTORE_SEED={number}")
+    return number
+
+
+@pytest.fixture
+def rng(seed):
+    """Random numbers that OBJSTORE_SEED replays."""
+    return random.Random(seed)

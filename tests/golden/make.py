@@ -1,0 +1,107 @@
+"""Writes the golden store of the format that is current: `python tests/golden/make.py DIRECTORY`.
+
+A golden store is made once, when its format is new, and kept for ever: `test_golden` reads it with every
+later version.  What is in it stands here, as literals; once a store is made, nothing here that begins with
+its format may change.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+from datetime import date, datetime, timezone
+from typing import NamedTuple
+from uuid import UUID
+
+NOW = 1_800_000_000.0  # the clock of the one who writes: January 2027
+TTL = 900_000_000  # seconds: until July 2055
+EXPIRES_AT = 2_700_000_000_000_000
+
+
+class Large:
+    """What pickles its bytes as a buffer of their own, and comes back as a plain bytearray."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    def __reduce_ex__(self, protocol):
+        return bytearray, (pickle.PickleBuffer(self.content),)
+
+
+class Item(NamedTuple):
+    value: object
+    ttl: float | None = None
+    tags: tuple[str, ...] = ()
+    back: object = None  # what the value reads back as, where it is another
+
+
+_BUFFER = bytes(range(256)) * 256  # 64 KiB
+
+FORMAT_1 = {
+    None: Item("none"),
+    float("-inf"): Item("below all"),
+    -(10**30): Item("a large number below zero"),
+    -(2**63): Item(-(2**63)),
+    -1.5: Item(-1.5),
+    -5e-324: Item("the least below zero"),
+    0: Item(0),
+    5e-324: Item("the least above zero"),
+    1: Item(True),
+    1.5: Item([1, 2.5, "three", None]),
+    2**63 - 1: Item(2**63 - 1),
+    2**63: Item(2**63),
+    10**30: Item({"large": 10**30}),
+    float("inf"): Item("above all"),
+    "": Item(""),
+    "expires": Item("in 2055", ttl=TTL),
+    "expires and is tagged": Item({"a": 1}, ttl=TTL, tags=("red", "grün")),
+    "framed": Item(Large(_BUFFER), back=bytearray(_BUFFER)),
+    "tagged": Item("tagged", tags=("red",)),
+    "text": Item("text"),
+    "text\x00with zero": Item(b"bytes"),
+    "ünïcödé 💾": Item("ünïcödé 💾"),
+    "\ud800 alone": Item("a lone surrogate in its key"),
+    "x" * 479: Item("the longest key that stands whole"),
+    "x" * 480: Item("the shortest key that is shortened"),
+    "x" * 2000: Item("a long key"),
+    "y" * 2000: Item("a long key, a time and a tag", ttl=TTL, tags=("red",)),
+    b"": Item(b""),
+    b"\x00\xff": Item(bytes(range(256))),
+    date(2026, 11, 23): Item("a date"),
+    datetime(2026, 11, 23, 16, 1, 2, 345678): Item("a datetime"),
+    datetime(2026, 11, 23, 15, 1, 2, 345678, tzinfo=timezone.utc): Item("an instant"),
+    UUID("12345678-1234-5678-1234-567812345678"): Item("a UUID"),
+    (): Item(()),
+    ("user", 1): Item(("tuple", (1, (2,)))),
+    ("user", 1, "mail"): Item("mail"),
+    ("user", 1.5): Item("a fraction"),
+    ("user\x00", (None, b"\x00", (date(1, 1, 1),))): Item("nested"),
+}
+
+NAMESPACES_1 = {
+    "users": {
+        "ada": Item({"born": 1815}),
+        "grace": Item({"born": 1906}, ttl=TTL, tags=("navy",)),
+        ("z" * 1000, 1): Item("a long key"),
+    },
+    "ünïcödé": {1: Item("one")},
+}
+
+
+def write(path: str) -> None:
+    """A store of format 1 with everything above, in two commits so that it stays small."""
+    from objstore import Store
+
+    with Store(path, "n", clock=lambda: NOW) as store, store.transaction() as txn:
+        for key, item in FORMAT_1.items():
+            txn.set(key, item.value, ttl=item.ttl, tags=item.tags)
+        for name, items in NAMESPACES_1.items():
+            namespace = txn.namespace(name)
+            for key, item in items.items():
+                namespace.set(key, item.value, ttl=item.ttl, tags=item.tags)
+    os.unlink(os.path.join(path, "lock.mdb"))
+
+
+if __name__ == "__main__":
+    write(sys.argv[1])
