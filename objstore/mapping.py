@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import chain
 from pickle import loads
 from typing import Any, ClassVar, TypeVar
 
@@ -120,6 +121,12 @@ class Readable(Mapping[K, V]):
         """An `Entry` for each record, in order; nothing is decoded."""
         return self.range().entries()
 
+    def __or__(self, other: Mapping[Any, Any]) -> dict[Any, Any]:
+        return {**self, **other} if isinstance(other, Mapping) else NotImplemented
+
+    def __ror__(self, other: Mapping[Any, Any]) -> dict[Any, Any]:
+        return {**other, **self} if isinstance(other, Mapping) else NotImplemented
+
     # Order
 
     def range(
@@ -214,10 +221,10 @@ class Readable(Mapping[K, V]):
         return Entry(self, found.tree_key, found.key, found.header, found.size, self._codec_names[found.header.codec])
 
     def _scan(self, stretch: Stretch) -> Iterator[Found]:
-        reader = self._reader(heads=True)
+        reader, now = self._reader(heads=True), self._space.now()
         if stretch.tag is None:
-            return self._space.scan(reader, stretch.start, stretch.stop, stretch.reverse)
-        return self._space.scan_tag(reader, stretch.tag, stretch.start, stretch.stop, stretch.reverse)
+            return self._space.scan(reader, stretch.start, stretch.stop, stretch.reverse, now)
+        return self._space.scan_tag(reader, stretch.tag, stretch.start, stretch.stop, stretch.reverse, now)
 
     def _iterate_keys(self, stretch: Stretch) -> Iterator[K]:
         reader = self._reader()
@@ -228,7 +235,8 @@ class Readable(Mapping[K, V]):
     def _iterate_items(self, stretch: Stretch) -> Iterator[tuple[K, V]]:
         reader = self._reader()
         if stretch.tag is not None:
-            found = self._space.scan_tag(reader, stretch.tag, stretch.start, stretch.stop, stretch.reverse)
+            now = self._space.now()
+            found = self._space.scan_tag(reader, stretch.tag, stretch.start, stretch.stop, stretch.reverse, now)
             return self._space.items(reader.get_many([item.tree_key])[0] for item in found)
         return self._space.items(reader.scan(stretch.start, stretch.stop, stretch.reverse))
 
@@ -267,7 +275,10 @@ class Writable(Readable[K, V], MutableMapping[K, V]):
             self.set(key, value)
 
     def set(self, key: K, value: V, *, ttl: TTL = DEFAULT, tags: Iterable[str] = ()) -> None:
-        """Store `value` under `key`, to expire after `ttl` (seconds or a timedelta; None is never), with tags."""
+        """Store `value` under `key`, to expire after `ttl` (seconds or a timedelta; None is never), with tags.
+
+        What was there goes with its expiry and its tags; a plain assignment gives the default ttl and no tags.
+        """
         expires, labels = self._expires_at(ttl), check_tags(tags)
         self._apply(self._space.put, *self._space.pack(key, value, expires, labels), expires, labels)
 
@@ -277,7 +288,7 @@ class Writable(Readable[K, V], MutableMapping[K, V]):
 
     def delete(self, key: K) -> bool:
         """Remove `key`; whether it was there."""
-        return self._apply(self._space.delete_key, key)
+        return self._apply(self._space.delete_live, self._space.tree_key(key), self._space.now())
 
     def pop(self, key: K, default: Any = DEFAULT) -> Any:
         """Remove `key` and give its value, or `default`.  Raises KeyError without one.
@@ -383,7 +394,7 @@ class Writable(Readable[K, V], MutableMapping[K, V]):
 
     def touch(self, key: K, ttl: TTL) -> bool:
         """Let `key` expire after `ttl` from now (None: never); whether it was there."""
-        return self._apply(self._space.touch, key, self._expires_at(ttl))
+        return self._apply(self._space.touch, self._space.tree_key(key), self._expires_at(ttl), self._space.now())
 
     # Many
 
@@ -393,19 +404,17 @@ class Writable(Readable[K, V], MutableMapping[K, V]):
         All values are encoded before the write lock is taken: one bad value changes nothing.
         """
         expires, labels = self._expires_at(ttl), check_tags(tags)
-        pack = self._space.pack
-        packed = [pack(key, value, expires, labels) for key, value in _pairs(other)]
-        packed += [pack(key, value, expires, labels) for key, value in more.items()]
+        packed = self._space.pack_many(chain(_pairs(other), more.items()), expires, labels)
         if packed:
             self._apply(self._space.put_many, packed, expires, labels)
 
-    def __ior__(self, other: Any) -> Any:
+    def __ior__(self, other: Any) -> Any:  # type: ignore[misc]  # | gives a dict, as it must leave the store alone
         self.update(other)
         return self
 
     def delete_many(self, keys: Iterable[K]) -> int:
         """Remove these keys in one transaction; how many of them were there."""
-        return self._apply(self._space.delete_keys, list(keys))
+        return self._apply(self._space.delete_many, list(map(self._space.tree_key, keys)), self._space.now())
 
     def clear(self) -> None:
         """Remove everything, in one transaction."""
@@ -417,12 +426,13 @@ class Writable(Readable[K, V], MutableMapping[K, V]):
 
     def expire(self) -> int:
         """Sweep away what is expired, which is absent already but still takes room; how much that was."""
-        return self._apply(self._space.expire)
+        return self._apply(self._space.expire, self._space.now())
 
     def _clear(self, stretch: Stretch) -> int:
+        now = self._space.now()
         if stretch.tag is not None:
-            return self._apply(self._space.delete_tag, stretch.tag, stretch.start, stretch.stop)
-        return self._apply(self._space.delete_range, stretch.start, stretch.stop)
+            return self._apply(self._space.delete_tag, stretch.tag, stretch.start, stretch.stop, now)
+        return self._apply(self._space.delete_range, stretch.start, stretch.stop, now)
 
     # What these are made of
 

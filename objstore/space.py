@@ -59,6 +59,8 @@ _TIME_BYTES = 7
 _EXPIRY_HEAD = 1 + _TIME_BYTES
 _TAG_HEAD = 1 + _TAG_HASH_BYTES
 
+_LATEST = (1 << 8 * _TIME_BYTES) - 1  # microseconds since 1970: in the year 4253
+
 _EXPIRES_USED = 1
 _TAGS_USED = 2
 
@@ -145,11 +147,9 @@ class Space:
         try:
             payload, frames = self._encode(value)
         except Exception as exc:  # whatever the objects raise while they are encoded
-            raise EncodeError(
-                f"the value for key {keys.show(key)} cannot be encoded as {self.codec.name}: {exc}", key
-            ) from exc
-        plain = not (expires_at or tags or frames) and payload[:1] == PLAIN_MARK and len(tree_key) <= self._short
-        if plain and len(payload) < LARGE:
+            raise self._unencodable(key, exc) from exc
+        said = expires_at or tags or frames
+        if not said and len(payload) < LARGE and len(tree_key) <= self._short and payload[:1] == PLAIN_MARK:
             return tree_key, payload + digest(payload, key_digest(tree_key))
         size = record.packed_size(len(payload), sum(map(len, frames)), len(frames))
         if size > record.MAX_RECORD_BYTES:
@@ -166,6 +166,27 @@ class Space:
             long_key=None if self.is_short(tree_key) else keys.encode(key),
             frames=frames,
         )
+
+    def pack_many(
+        self, items: Iterable[tuple[Any, Any]], expires_at: int | None, tags: Sequence[str]
+    ) -> list[tuple[bytes, bytes]]:
+        """`pack` for each."""
+        if expires_at is not None or tags:
+            return [self.pack(key, value, expires_at, tags) for key, value in items]
+        packed = []
+        pack, tree_key_of, encode, short = self.pack, self.tree_key, self._encode, self._short
+        for key, value in items:
+            tree_key = tree_key_of(key)
+            try:
+                payload, frames = encode(value)
+            except Exception as exc:  # whatever the objects raise while they are encoded
+                raise self._unencodable(key, exc) from exc
+            # What becomes a plain record, most of the time; a call of `pack` less for it.
+            if not frames and len(payload) < LARGE and len(tree_key) <= short and payload[:1] == PLAIN_MARK:
+                packed.append((tree_key, payload + digest(payload, key_digest(tree_key))))
+            else:
+                packed.append(pack(key, value))
+        return packed
 
     def value(self, key: Any, tree_key: bytes, found: bytes | None, now: int | None = None) -> Any:
         """The value in the record found for `key`: verified, private and writable.
@@ -198,6 +219,13 @@ class Space:
         except Exception as exc:  # whatever the objects raise while they are built
             raise self.undecodable(key, exc) from exc
 
+    def _unencodable(self, key: Any, exc: Exception) -> EncodeError:
+        return EncodeError(
+            f"the value for key {keys.show(key)} cannot be encoded as {self.codec.name}: {exc}; store what it is "
+            f"made of instead",
+            key,
+        )
+
     def undecodable(self, key: Any, exc: Exception) -> DecodeError:
         return DecodeError(
             f"the value of key {keys.show(key)} is intact but cannot be decoded ({type(exc).__name__}: {exc}); make "
@@ -216,10 +244,22 @@ class Space:
         decode, short, at = keys.decode, self._short, self._key_at
         for tree_key, stored in found:
             key = decode(tree_key[at:]) if len(tree_key) <= short else self.key(tree_key, stored)
-            try:
-                value = self.value(key, tree_key, stored, now)
-            except KeyError:  # expired
-                continue
+            # A sound plain record is what there is most of the time; a call of `value` less for it.
+            if (
+                stored
+                and stored[0] == PLAIN
+                and len(stored) < LARGE
+                and digest(stored[BODY], key_digest(tree_key)) == stored[TAIL]
+            ):
+                try:
+                    value = loads(stored)  # noqa: S301  (verified)
+                except Exception as exc:  # whatever the objects raise while they are built
+                    raise self.undecodable(key, exc) from exc
+            else:
+                try:
+                    value = self.value(key, tree_key, stored, now)
+                except KeyError:  # expired
+                    continue
             yield key, value
 
     # What is there, seen without the values
@@ -250,6 +290,8 @@ class Space:
                 header = record.read_header(whole, len(whole))
         except Damaged:
             return record.DAMAGED_HEADER
+        if header.expires_at is not None and not 0 <= header.expires_at <= _LATEST:
+            return record.DAMAGED_HEADER
         if header.long_key is not None and keys.shorten(header.long_key) != tree_key[self._key_at :]:
             return record.DAMAGED_HEADER
         return header
@@ -266,20 +308,20 @@ class Space:
         flags, others = self._state(txn)
         entries = self._catalogued(txn) if self.prefix else txn.count() - others
         if flags & _EXPIRES_USED and entries:
-            entries -= sum(true for _, _, true in self._expired(txn))
+            entries -= sum(true for _, _, true in self._expired(txn, self.now()))
         return entries
 
-    def scan(self, txn: Reader, start: bytes, stop: bytes | None, reverse: bool) -> Iterator[Found]:
+    def scan(self, txn: Reader, start: bytes, stop: bytes | None, reverse: bool, now: int) -> Iterator[Found]:
         """What is there and not expired, in order, seen without the values."""
-        now = self.now()
         for tree_key, head, size in txn.scan_heads(start, stop, reverse):
             found = self.look(tree_key, head, size, txn.get, now)
             if found is not None:
                 yield found
 
-    def scan_tag(self, txn: Reader, tag: str, start: bytes, stop: bytes | None, reverse: bool) -> Iterator[Found]:
+    def scan_tag(
+        self, txn: Reader, tag: str, start: bytes, stop: bytes | None, reverse: bool, now: int
+    ) -> Iterator[Found]:
         """The same of what bears a tag."""
-        now = self.now()
         head = _TAGS + _hash(tag, _TAG_HASH_BYTES)
         end = _successor(head + self.prefix) if stop is None else head + stop
         for index_key in txn.scan_keys(head + start, end, reverse):
@@ -300,7 +342,7 @@ class Space:
         decode, at = keys.decode, self._key_at
         for tree_key in txn.scan_keys(start, stop, reverse):
             if self.is_short(tree_key):
-                yield decode(tree_key[at:])
+                yield decode(tree_key[at:] if at else tree_key)
             else:
                 stored = txn.get(tree_key)
                 assert stored is not None
@@ -349,32 +391,30 @@ class Space:
         self._keep_books(txn, own=-1, index=-dropped)
         return True
 
-    def delete_key(self, txn: Writer, key: Any) -> bool:
-        """Remove `key`; whether it was there and not expired."""
-        tree_key = self.tree_key(key)
+    def delete_live(self, txn: Writer, tree_key: bytes, now: int) -> bool:
+        """Remove a record; whether there was one that was not expired."""
         if not self._state(txn)[0]:
             return self.delete(txn, tree_key)
         stored = txn.get(tree_key)
         if stored is None:
             return False
-        found = self.look(tree_key, stored, len(stored), txn.get, self.now())
+        found = self.look(tree_key, stored, len(stored), txn.get, now)
         return self.delete(txn, tree_key) and found is not None
 
-    def delete_keys(self, txn: Writer, keys: Iterable[Any]) -> int:
-        """Remove these keys; how many were there."""
-        return sum([self.delete_key(txn, key) for key in keys])
+    def delete_many(self, txn: Writer, tree_keys: Iterable[bytes], now: int) -> int:
+        """Remove these records; how many there were that were not expired."""
+        return sum([self.delete_live(txn, tree_key, now) for tree_key in tree_keys])
 
-    def touch(self, txn: Writer, key: Any, expires_at: int | None) -> bool:
-        """Give the record of `key` another moment to expire; whether it was there.  Raises CorruptRecord."""
-        tree_key = self.tree_key(key)
+    def touch(self, txn: Writer, tree_key: bytes, expires_at: int | None, now: int) -> bool:
+        """Give a record another moment to expire; whether it was there.  Raises CorruptRecord."""
         stored = txn.get(tree_key)
         if stored is None:
             return False
         try:
             header, payload, frames = record.unpack(tree_key, stored)
         except Damaged as exc:
-            raise self._corrupt(key, exc) from exc
-        if header.expires_at is not None and header.expires_at <= self.now():
+            raise self._corrupt(self.key(tree_key, stored), exc) from exc
+        if header.expires_at is not None and header.expires_at <= now:
             return False
         packed = record.pack(
             tree_key,
@@ -388,30 +428,29 @@ class Space:
         self.put(txn, tree_key, packed, expires_at, header.tags)
         return True
 
-    def delete_range(self, txn: Writer, start: bytes, stop: bytes | None) -> int:
+    def delete_range(self, txn: Writer, start: bytes, stop: bytes | None, now: int) -> int:
         """Remove everything in a range; how much of it was not expired."""
         if not self._state(txn)[0]:
             count = txn.delete_range(start, stop)
             self._keep_books(txn, own=-count)
             return count
         count = 0
-        now = self.now()
         for tree_key, head, size in txn.scan_heads(start, stop):
             count += self.look(tree_key, head, size, txn.get, now) is not None
             self.delete(txn, tree_key)
         return count
 
-    def delete_tag(self, txn: Writer, tag: str, start: bytes, stop: bytes | None) -> int:
+    def delete_tag(self, txn: Writer, tag: str, start: bytes, stop: bytes | None, now: int) -> int:
         """Remove everything in a range that bears a tag; how much of it was not expired."""
-        found = list(self.scan_tag(txn, tag, start, stop, reverse=False))
+        found = list(self.scan_tag(txn, tag, start, stop, reverse=False, now=now))
         for item in found:
             self.delete(txn, item.tree_key)
         return len(found)
 
-    def expire(self, txn: Writer) -> int:
+    def expire(self, txn: Writer, now: int) -> int:
         """Remove what is expired; how much that was."""
         count = 0
-        for index_key, tree_key, true in list(self._expired(txn)):
+        for index_key, tree_key, true in list(self._expired(txn, now)):
             if true:
                 count += self.delete(txn, tree_key)
             else:
@@ -420,16 +459,16 @@ class Space:
 
     # Namespaces
 
-    def check_name(self, txn: Reader) -> None:
+    def check_hash(self, txn: Reader) -> None:
         """Refuse a name whose hash another namespace of this store has."""
         catalogued = txn.get(self._catalog_key)
         if catalogued is not None and catalogued[_count.size :] != _utf8(self.name):
             other = catalogued[_count.size :].decode("utf-8", "surrogatepass")
             raise StoreError(f"namespace {self.name!r} cannot be told from {other!r} in this store; take another name")
 
-    def drop(self, txn: Writer) -> None:
+    def drop(self, txn: Writer, now: int) -> None:
         """Empty the namespace and forget it."""
-        self.delete_range(txn, self.start, self.stop)
+        self.delete_range(txn, self.start, self.stop, now)
         if txn.delete(self._catalog_key):
             flags, others = self._state(txn)
             txn.put(_STATE_KEY, _state.pack(flags, others - 1))
@@ -449,7 +488,7 @@ class Space:
         """Write down what came or went: items of this namespace, index entries, and first uses."""
         others = index
         if self.prefix and own:
-            self.check_name(txn)
+            self.check_hash(txn)
             others += own + (txn.get(self._catalog_key) is None)
             txn.put(self._catalog_key, _count.pack(self._catalogued(txn) + own) + _utf8(self.name))
         if others or flags:
@@ -457,10 +496,11 @@ class Space:
             txn.put(_STATE_KEY, _state.pack(had | flags, before + others))
 
     def _index(self, txn: Writer, tree_key: bytes, expires_at: int | None, tags: Sequence[str]) -> int:
-        entries = list(_index_entries(tree_key, expires_at, tags))
-        for entry in entries:
+        added = 0
+        for entry in _index_entries(tree_key, expires_at, tags):
+            added += txn.get(entry) is None  # a damaged record may have left it behind
             txn.put(entry, b"")
-        return len(entries)
+        return added
 
     def _unindex(self, txn: Writer, tree_key: bytes, stored: bytes | None) -> int:
         if stored is None:
@@ -469,14 +509,25 @@ class Space:
         header = self._header(tree_key, stored, len(stored), txn.get)
         return sum(map(txn.delete, _index_entries(tree_key, header.expires_at, header.tags)))
 
-    def _expired(self, txn: Reader) -> Iterator[tuple[bytes, bytes, bool]]:
+    def _expired(self, txn: Reader, now: int) -> Iterator[tuple[bytes, bytes, bool]]:
         """Index key and tree key of what has expired, and whether the record says so, too."""
-        for index_key in txn.scan_keys(_EXPIRY, _EXPIRY + (self.now() + 1).to_bytes(_TIME_BYTES, "big")):
+        for index_key in txn.scan_keys(_EXPIRY, _EXPIRY + (now + 1).to_bytes(_TIME_BYTES, "big")):
             tree_key = bytes(index_key[_EXPIRY_HEAD:])
             if self.start <= tree_key and (self.stop is None or tree_key < self.stop):
                 stored = txn.get(tree_key) or b""
                 header = self._header(tree_key, stored, len(stored), txn.get)
                 yield index_key, tree_key, header.expires_at == int.from_bytes(index_key[1:_EXPIRY_HEAD], "big")
+
+
+def check_name(name: str) -> str:
+    """The name, if a user may give it to a namespace."""
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a namespace is text, not {type(name).__name__}")
+    if name.startswith(RESERVED_NAME):
+        raise ValueError(f"{name!r} is a name that the library keeps for itself; take another")
+    if not 0 < len(name) <= 1000:
+        raise ValueError(f"the name of a namespace has 1 to 1,000 characters, not {len(name)}")
+    return name
 
 
 def namespace_names(txn: Reader) -> list[str]:

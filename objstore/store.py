@@ -22,8 +22,8 @@ from objstore.mapping import DEFAULT, TTL, Writable, _pairs
 from objstore.space import (
     IDENTITY_KEY,
     INITIAL_STATE,
-    RESERVED_NAME,
     Space,
+    check_name,
     check_tags,
     namespace_names,
 )
@@ -280,8 +280,8 @@ class Store(Writable[K, V]):
         """
         if codec not in (None, Pickle.name):
             raise ValueError(f"no codec is called {codec!r}; there is 'pickle'")
-        space = self._space.sibling(check_namespace_name(name))
-        space.check_name(self._reader())
+        space = self._space.sibling(check_name(name))
+        space.check_hash(self._reader())
         store = object.__new__(type(self))
         store._identity = self._identity
         store._arguments = self._arguments
@@ -297,7 +297,7 @@ class Store(Writable[K, V]):
 
     def drop_namespace(self, name: str) -> None:
         """Empty a namespace and forget it, for every process.  What writes to it later makes it anew."""
-        self._apply(self._space.sibling(check_namespace_name(name)).drop)
+        self._apply(self._space.sibling(check_name(name)).drop, self._space.now())
 
     # Care
 
@@ -334,17 +334,6 @@ class _Closed:
 
     def __getattr__(self, _name: str) -> Any:
         self.refuse()
-
-
-def check_namespace_name(name: str) -> str:
-    """The name, if a user may give it to a namespace."""
-    if not isinstance(name, str):
-        raise TypeError(f"the name of a namespace is text, not {type(name).__name__}")
-    if name.startswith(RESERVED_NAME):
-        raise ValueError(f"{name!r} is a name that the library keeps for itself; take another")
-    if not 0 < len(name) <= 1000:
-        raise ValueError(f"the name of a namespace has 1 to 1,000 characters, not {len(name)}")
-    return name
 
 
 def _reopen(

@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar
 from objstore.engines.base import Reader, Writer, process
 from objstore.errors import StoreClosed, TransactionError
 from objstore.mapping import Readable, Writable
-from objstore.space import Space
+from objstore.space import Space, check_name
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -46,8 +46,8 @@ class Snapshot(Readable[K, V]):
 
     def namespace(self, name: str) -> Snapshot[Any, Any]:
         """Another namespace at the same point in time; it is closed by itself."""
-        space = self._space.sibling(name)
-        space.check_name(self._reader())
+        space = self._space.sibling(check_name(name))
+        space.check_hash(self._reader())
         return Snapshot(space, self._reader())
 
     def _reader(self, heads: bool = False) -> Reader:
@@ -160,8 +160,8 @@ class Transaction(Writable[K, V]):
 
     def namespace(self, name: str) -> Transaction[Any, Any]:
         """Another namespace in the same transaction; not to be entered by itself."""
-        space = self._space.sibling(name)
-        space.check_name(self._reader())
+        space = self._space.sibling(check_name(name))
+        space.check_hash(self._reader())
         return Transaction(space, self._unit, self._default_ttl)
 
     def _reader(self, heads: bool = False) -> Reader:

@@ -3,6 +3,8 @@
 import re
 import subprocess
 import sys
+from datetime import date, datetime, timezone
+from uuid import UUID
 
 import pytest
 
@@ -41,7 +43,30 @@ def test_values_from_standard_input_with_a_ttl_in_a_namespace(path):
     assert run("get", path, "42", "-n", "users").stdout == "b'from a pipe'\n"
     line = run("ls", path, "--long", "-n", "users").stdout
     assert re.match(r" +\d+  pickle   \d{4}-\d\d-\d\d \d\d:\d\d:\d\d  42$", line)
-    assert "namespace 'users'  1 entries" in run("info", path).stdout
+    assert re.search(r"^in 'users' +1 entries$", run("info", path).stdout, re.MULTILINE)
+
+
+def test_what_ls_prints_can_be_given_back(path):
+    keys = [
+        7,
+        "007",
+        -2.5,
+        None,
+        b"x",
+        date(2026, 1, 2),
+        datetime(2026, 1, 2, 3, tzinfo=timezone.utc),
+        (1, (UUID(int=5),)),
+    ]
+    with Store(path) as store:
+        store.update({key: repr(key) for key in keys})
+    for line in run("ls", path).stdout.splitlines():
+        assert run("get", path, "--", line).stdout == f"{line!r}\n"
+
+
+def test_a_prefix_of_digits_is_text(path):
+    with Store(path) as store:
+        store.update({"2026-01": 1, "2027-01": 2})
+    assert run("ls", path, "--prefix", "2026").stdout == "'2026-01'\n"
 
 
 def test_listing_and_info_never_unpickle(path):
@@ -67,6 +92,11 @@ def test_listing_and_info_never_unpickle(path):
         (["ls", "{path}/no"], 1, "there is no store"),
         (["set", "{path}", "key"], 2, "Give a value"),
         (["nonsense"], 2, "No such command"),
+        (["ls", ""], 1, "not an empty text"),
+        (["info", "http://x/y"], 1, "no engine is known"),
+        (["set", "memory://x", "a", "1"], 2, "ends with the command"),
+        (["demo", "{path}"], 1, "there already"),
+        (["set", "{path}", "a", "1", "-n", ""], 1, "namespace has 1 to 1,000"),
     ],
 )
 def test_what_is_refused_says_why(path, arguments, code, message):
@@ -81,7 +111,7 @@ def test_without_the_extra_there_is_a_hint():
     code = "import sys; sys.modules['click'] = None; from objstore.cli import main; main()"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 1
-    assert "pip install 'objstore[cli]'" in result.stderr
+    assert "pip install click rich" in result.stderr
 
 
 def test_the_demo_compares_thousands_of_objects_in_a_new_process(path):

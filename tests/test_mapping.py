@@ -203,6 +203,8 @@ class TestWriting:
         mapping.update([("c", 3)])
         mapping |= {"d": 4}
         assert mapping == {"a": 1, "b": 2, "c": 3, "d": 4}
+        assert mapping | {"a": 0} == {"a": 0, "b": 2, "c": 3, "d": 4}
+        assert {"a": 0} | mapping == {"a": 1, "b": 2, "c": 3, "d": 4}
 
     def test_one_bad_value_changes_nothing(self, mapping):
         mapping["a"] = 1

@@ -53,9 +53,9 @@ class TestTransaction:
 
     def test_writing_through_the_store_inside_one_is_refused_at_once(self, store):
         with store.transaction() as txn:
-            with pytest.raises(TransactionError, match="write through it"):
+            with pytest.raises(TransactionError, match="write through that"):
                 store["a"] = 1
-            with pytest.raises(TransactionError, match="write through it"), store.transaction():
+            with pytest.raises(TransactionError, match="write through that"), store.transaction():
                 pass
             txn["b"] = 2
         assert store == {"b": 2}

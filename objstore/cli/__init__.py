@@ -11,7 +11,9 @@ def main() -> None:
         import click as _click  # noqa: F401
         import rich as _rich  # noqa: F401
     except ImportError as exc:
-        sys.exit(f"the command line needs {exc.name}; install it with: pip install 'objstore[cli]'")
+        sys.exit(
+            f"the command line needs {exc.name}; run `pip install click rich`, or install objstore with its extra cli"
+        )
     from objstore.cli.commands import objstore
 
     objstore()

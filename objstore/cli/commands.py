@@ -1,27 +1,27 @@
 """The commands: each opens a store, does one thing with it, and prints.
 
-Keys are written as Python literals (`42`, `('user', 42)`, `None`); what is no literal is text as it
-stands (`user:1`).  A key that looks like a literal and is meant as text is written with its quotes
-(`"'42'"`).  Exit codes: 0 done, 1 the key or the store refused, 2 the command line made no sense.
+Keys are written as Python writes them (`42`, `('user', 42)`, `datetime.date(2026, 11, 23)`), so what `ls`
+prints can be given back; what is not that is text as it stands (`user:1`, `2026-01`).  A text that looks
+like something else keeps its quotes (`"'42'"`), and a negative number comes after `--`.  Exit codes: 0
+done, 1 the key or the store refused, 2 the command line made no sense.
 """
 
 from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
-from pathlib import Path
+from datetime import date, datetime, timezone
 from typing import Any
+from uuid import UUID
 
 import click
 from rich.console import Console
 from rich.pretty import pretty_repr
-from rich.table import Table
 from rich.text import Text
 
-from objstore import DEFAULT, Entry, Store, StoreError, __version__
+from objstore import DEFAULT, Entry, Store, StoreError, StoreNotFound, __version__
 from objstore.cli.demo import demo
 
 _store_argument = click.argument("store", metavar="STORE")
@@ -29,22 +29,19 @@ _namespace_option = click.option("-n", "--namespace", metavar="NAME", help="A na
 
 
 class _Group(click.Group):
-    """Commands in the order of their definition; an error of the store is one line and exit code 1."""
+    """Commands in the order of their definition."""
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
         return list(self.commands)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except StoreError as exc:
-            raise click.ClickException(str(exc)) from exc
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="objstore")
 def objstore() -> None:
-    """A dictionary that lives on disk.  STORE is a directory, or the URL of a store."""
+    """A dictionary that lives on disk.  STORE is a directory.
+
+    Keys and values are written as in Python (42, ('user', 42)); what is not Python is text (user:1).
+    """
 
 
 objstore.add_command(demo)
@@ -57,7 +54,7 @@ objstore.add_command(demo)
 @click.option("--raw", is_flag=True, help="Write the record as it is stored; nothing is unpickled.")
 def get(store: str, key: str, namespace: str | None, raw: bool) -> None:
     """Print the value of KEY.  This unpickles it, which runs the code of its class."""
-    with _open(store, "r", namespace) as opened, _key_errors():
+    with _open(store, "r", namespace) as opened:
         if raw:
             sys.stdout.buffer.write(opened.entry(_literal(key)).raw())
         else:
@@ -79,7 +76,7 @@ def set_(
     if (value is None) == (file is None):
         raise click.UsageError("Give a value, or a file with --file.")
     stored = file.read() if value is None else _literal(value)
-    with _open(store, "c", namespace) as opened, _key_errors():
+    with _open(store, "c", namespace) as opened:
         opened.set(_literal(key), stored, ttl=DEFAULT if ttl is None else ttl, tags=tags)
 
 
@@ -89,7 +86,7 @@ def set_(
 @_namespace_option
 def delete(store: str, keys: tuple[str, ...], namespace: str | None) -> None:
     """Remove KEYS.  The exit code is 1 if one of them was not there; the others are removed."""
-    with _open(store, "w", namespace) as opened, _key_errors():
+    with _open(store, "w", namespace) as opened:
         missing = [key for key in keys if not opened.delete(_literal(key))]
     if missing:
         raise click.ClickException(f"not there: {', '.join(missing)}")
@@ -99,13 +96,15 @@ def delete(store: str, keys: tuple[str, ...], namespace: str | None) -> None:
 @_store_argument
 @_namespace_option
 @click.option("-l", "--long", is_flag=True, help="With size, codec, expiry and tags.")
-@click.option("-p", "--prefix", help="Only keys that begin so: text, or the first elements of tuples.")
+@click.option(
+    "-p", "--prefix", help="Only keys that begin so: text (2026-), or the first elements of tuples (\"('user',)\")."
+)
 @click.option("-t", "--tag", help="Only what bears this tag.")
 @click.option("-r", "--reverse", is_flag=True, help="From the last key to the first.")
 def ls(store: str, namespace: str | None, long: bool, prefix: str | None, tag: str | None, reverse: bool) -> None:
     """List the keys in order.  Nothing is unpickled."""
-    with _open(store, "r", namespace) as opened, _key_errors():
-        chosen = opened.range(prefix=DEFAULT if prefix is None else _literal(prefix), tag=tag, reverse=reverse)
+    with _open(store, "r", namespace) as opened:
+        chosen = opened.range(prefix=DEFAULT if prefix is None else _prefix(prefix), tag=tag, reverse=reverse)
         if long:
             for entry in chosen.entries():
                 click.echo(_long_form(entry))
@@ -119,40 +118,65 @@ def ls(store: str, namespace: str | None, long: bool, prefix: str | None, tag: s
 def info(store: str) -> None:
     """What the store is and holds.  Nothing is unpickled."""
     with _open(store, "r", None) as opened:
-        table = Table(show_header=False, box=None, pad_edge=False)
-        table.add_row("location", opened.location)
-        for name, value in opened.stats()._asdict().items():
-            table.add_row(name, f"{value:,}" if isinstance(value, int) else str(value))
-        for name in opened.namespaces():
-            table.add_row(f"namespace {name!r}", f"{len(opened.namespace(name)):,} entries")
-        Console(soft_wrap=True).print(table)
+        rows = {"location": opened.location}
+        rows |= {
+            name: f"{value:,}" if isinstance(value, int) else value for name, value in opened.stats()._asdict().items()
+        }
+        rows |= {f"in {name!r}": f"{len(opened.namespace(name)):,} entries" for name in opened.namespaces()}
+        width = max(map(len, rows))
+        for name, value in rows.items():
+            click.echo(f"{name:<{width}}  {value}")
 
 
 @contextmanager
 def _open(location: str, flag: str, namespace: str | None) -> Iterator[Store[Any, Any]]:
-    if "://" not in location:
-        location = str(Path(location).absolute())
-    with Store[Any, Any](location, flag) as store:
-        yield store if namespace is None else store.namespace(namespace)
-
-
-@contextmanager
-def _key_errors() -> Iterator[None]:
-    """A missing or unusable key is a line for the user, not a traceback."""
+    """The store, or a namespace of it; what it refuses is a line for the user, not a traceback."""
     try:
-        yield
+        if location.startswith("memory:"):
+            raise click.UsageError("A store in memory ends with the command; name a directory.")
+        with Store[Any, Any](location, flag) as store:
+            yield store if namespace is None else store.namespace(namespace)
+    except StoreNotFound as exc:
+        raise click.ClickException(str(exc).replace("flag 'c' makes", "`objstore set` makes")) from exc
     except KeyError as exc:
         raise click.ClickException(f"not there: {exc.args[0]!r}") from exc
-    except (TypeError, ValueError) as exc:
+    except (StoreError, TypeError, ValueError) as exc:
         raise click.ClickException(str(exc)) from exc
 
 
 def _literal(text: str) -> Any:
-    """The Python literal that a text is, or the text."""
+    """The object that a text is in Python, or the text."""
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+        return _evaluate(ast.parse(text.strip(), mode="eval").body)
+    except (ValueError, SyntaxError, TypeError):
         return text
+
+
+_CALLS: dict[str, Callable[..., Any]] = {
+    "datetime.date": date,
+    "datetime.datetime": datetime,
+    "UUID": UUID,
+}
+
+
+def _evaluate(node: ast.expr) -> Any:
+    """A literal, or one of the few calls that the `repr` of a key has in it.  Raises ValueError for others."""
+    if isinstance(node, ast.Tuple):
+        return tuple(map(_evaluate, node.elts))
+    if isinstance(node, ast.Attribute) and ast.unparse(node) == "datetime.timezone.utc":
+        return timezone.utc
+    if isinstance(node, ast.Call):
+        call = _CALLS.get(ast.unparse(node.func))
+        if call is None:
+            raise ValueError(f"{ast.unparse(node)} is no literal")
+        keywords = {keyword.arg or "": _evaluate(keyword.value) for keyword in node.keywords}
+        return call(*map(_evaluate, node.args), **keywords)
+    return ast.literal_eval(node)
+
+
+def _prefix(text: str) -> Any:
+    prefix = _literal(text)
+    return prefix if isinstance(prefix, (str, bytes, tuple)) else text
 
 
 def _long_form(entry: Entry[Any, Any]) -> str:

@@ -135,9 +135,13 @@ def _is_shared(value: Any) -> bool:
 def demo(store: str | None, read: bool) -> None:
     """Store thousands of real objects, and read and compare them in a new process.
 
-    STORE is a directory to make and keep; without one, a temporary directory is used.
+    STORE is a new directory to make and keep; without one, a temporary directory is used.
     """
     console = Console(soft_wrap=True, highlight=False)
+    if store is not None and not read and Path(store).exists():
+        raise click.ClickException(
+            f"{store} is there already, and the demo begins with a new store; name another place"
+        )
     if read:
         assert store is not None
         _read(store, console)
@@ -200,7 +204,7 @@ def _read(location: str, console: Console) -> None:
         console.print(
             f"compared {checked:,} objects with their originals: all equal, and every copy an object of its own"
         )
-        console.print("         (but for None, ..., functions and classes, of which a process has one each)")
+        console.print("         (except None, Ellipsis, functions and classes: a process has one of each)")
         console.print(
             f'so       store["numbers"] == list(range(10_000)) is {numbers == list(range(10_000))}, '
             f'and store["numbers"] is store["numbers"] is {store["numbers"] is store["numbers"]}'

@@ -7,8 +7,8 @@ frame and is copied once, into the record; smaller ones stay in the pickle, wher
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
+from pickle import PickleBuffer, dumps, loads
 from typing import Any
 
 from objstore.record import MAX_FRAMES, PICKLE
@@ -21,14 +21,14 @@ class _LargeBuffer(Exception):
     """There is a buffer for a frame."""
 
 
-def _refuse_large(buffer: pickle.PickleBuffer) -> bool:
+def _refuse_large(buffer: PickleBuffer) -> bool:
     """As a `buffer_callback`: keep small buffers in the pickle, and stop at the first large one."""
     if _large(buffer) is not None:
         raise _LargeBuffer
     return True
 
 
-def _large(buffer: pickle.PickleBuffer) -> memoryview | None:
+def _large(buffer: PickleBuffer) -> memoryview | None:
     """The bytes of a buffer that is to be a frame."""
     try:
         view = buffer.raw()
@@ -45,21 +45,21 @@ class Pickle:
 
     def encode(self, value: Any) -> tuple[bytes, Sequence[memoryview]]:
         try:
-            return pickle.dumps(value, PROTOCOL, buffer_callback=_refuse_large), ()
+            return dumps(value, PROTOCOL, buffer_callback=_refuse_large), ()
         except _LargeBuffer:
             return self._encode_with_frames(value)
 
     def _encode_with_frames(self, value: Any) -> tuple[bytes, Sequence[memoryview]]:
         frames: list[memoryview] = []
 
-        def keep(buffer: pickle.PickleBuffer) -> bool:
+        def keep(buffer: PickleBuffer) -> bool:
             view = _large(buffer)
             if view is None or len(frames) == MAX_FRAMES:
                 return True
             frames.append(view)
             return False
 
-        return pickle.dumps(value, PROTOCOL, buffer_callback=keep), frames
+        return dumps(value, PROTOCOL, buffer_callback=keep), frames
 
     def decode(self, payload: memoryview, frames: Sequence[bytearray]) -> Any:
-        return pickle.loads(payload, buffers=frames)  # noqa: S301  (what it is here for; verified before)
+        return loads(payload, buffers=frames)  # noqa: S301  (what it is here for; verified before)

@@ -28,6 +28,12 @@ MAX_KEY_BYTES = 511
 # The one key that an engine keeps in the tree for itself: its durability, recorded when the store is made.
 DURABILITY_KEY = b"\x00d"
 
+# What a thread is told that waits for itself.
+OWN_TRANSACTION = (
+    "this thread has a transaction or an edit open: write through that, or after it ends; to wait for it here would "
+    "be for ever"
+)
+
 
 class _Process:
     """Which process this is: `generation` counts the forks that lead here."""

@@ -14,7 +14,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
-from objstore.engines.base import DURABILITY_KEY, MAX_KEY_BYTES, Engine, process
+from objstore.engines.base import DURABILITY_KEY, MAX_KEY_BYTES, OWN_TRANSACTION, Engine, process
 from objstore.errors import StoreLocked, StoreNotFound, TransactionError
 from objstore.record import HEAD_BYTES
 
@@ -146,11 +146,17 @@ class MemoryWriter(MemoryReader):
     def __init__(self, state: _State, done: Callable[[_State | None], None]) -> None:
         super().__init__(state)
         self._done: Callable[[_State | None], None] | None = done
+        self._thread = threading.get_ident()
+        self._resting = False  # while a savepoint is open
 
     def _check(self) -> None:
         super()._check()
         if self._done is None:
             raise TransactionError("this transaction has ended; begin a new one")
+        if self._thread != threading.get_ident():
+            raise TransactionError("this belongs to the thread that began it; begin another in this one")
+        if self._resting:
+            raise TransactionError("a savepoint of this transaction is open; use that one, or after it ends")
 
     def put(self, key: bytes, record: bytes) -> None:
         self._check()
@@ -174,8 +180,10 @@ class MemoryWriter(MemoryReader):
 
     def savepoint(self) -> MemoryWriter:
         self._check()
+        self._resting = True
 
         def done(state: _State | None) -> None:
+            self._resting = False
             if state is not None:
                 self._state = state
 
@@ -225,9 +233,7 @@ class MemoryEngine(Engine):
 
     def write(self) -> MemoryWriter:
         if self._owner == threading.get_ident():
-            raise TransactionError(
-                "this thread has a transaction open: write through it, or after it ends (waiting here would never end)"
-            )
+            raise TransactionError(OWN_TRANSACTION)
         self._lock.acquire()
         self._owner = threading.get_ident()
 

@@ -111,6 +111,8 @@ class Directory:
             if flag in "rw":
                 raise StoreNotFound(f"there is no store at {self.path!r}; flag 'c' makes one")
             self._make(flag, make)
+        elif flag != "r" and not self._text().startswith(_COMPLETE) and self.try_exclusive():
+            self._finish()  # what a maker that was killed left undone
         if not self._data_bytes():
             raise StoreCorrupt(
                 f"the data file of the store at {self.path!r} is missing or empty; restore a backup, or start "
@@ -142,7 +144,11 @@ class Directory:
         with suppress(FileNotFoundError):
             os.unlink(os.path.join(self.path, LOCK))
         os.replace(os.path.join(making, DATA), self.data)
-        shutil.rmtree(making)
+        self._finish()
+
+    def _finish(self) -> None:
+        """The data file is in its place: clear away, and say so, when the disk knows."""
+        shutil.rmtree(os.path.join(self.path, MAKING), ignore_errors=True)
         _sync_directory(self.path)
         self._write_text(_COMPLETE + "\n")
         _sync_directory(os.path.dirname(self.path))

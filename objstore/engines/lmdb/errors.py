@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lmdb
 
+from objstore.engines.base import OWN_TRANSACTION
 from objstore.errors import StoreClosed, StoreCorrupt, StoreDenied, StoreError, StoreFull, TransactionError
 
 _TRANSLATIONS: tuple[tuple[tuple[type[lmdb.Error], ...], type[StoreError], str], ...] = (
@@ -51,10 +52,8 @@ def translate(exc: lmdb.Error, location: str) -> StoreError:
     if "closed/deleted/dropped" in str(exc):
         return StoreClosed(f"{where} is closed, or the transaction has ended; open it again, or begin another")
     if "on the same thread" in str(exc):
-        return TransactionError(
-            "this thread has a transaction open: write through it, or after it ends (waiting here would never end)"
-        )
+        return TransactionError(OWN_TRANSACTION)
     for kinds, error, message in _TRANSLATIONS:
         if isinstance(exc, kinds):
-            return error(f"{where} {message} ({exc})")
+            return error(f"{where} {message}")
     return StoreError(f"{where}: {exc}")

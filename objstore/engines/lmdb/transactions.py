@@ -8,6 +8,7 @@ transaction is ended by the thread that began it (see `transaction`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from threading import get_ident
 from typing import Any
 
 import lmdb
@@ -71,32 +72,39 @@ class LmdbReader:
         except lmdb.Error as exc:
             raise translate(exc, self._location) from exc
 
+    # In a transaction opened for heads, keys and records are views: keys are copied, and of records the heads.
+
     def scan_keys(self, start: bytes, stop: bytes | None = None, reverse: bool = False) -> Iterator[bytes]:
-        for key, _ in self._walk(start, stop, reverse, values=False):
-            yield key
-
-    def scan_heads(
-        self, start: bytes, stop: bytes | None = None, reverse: bool = False
-    ) -> Iterator[tuple[bytes, bytes, int]]:
-        # In a transaction opened for heads a record is a view, and only the head is copied.
-        for key, record in self._walk(start, stop, reverse, values=True):
-            yield key, bytes(record[:HEAD_BYTES]), len(record)
-
-    def _walk(self, start: bytes, stop: bytes | None, reverse: bool, values: bool) -> Iterator[tuple[bytes, Any]]:
-        """`scan`, where keys may be views, and records left out."""
         born = self._born
         try:
             cursor = self._place(start, stop, reverse)
             if cursor is None:
                 return
-            for found in cursor.iterprev(True, values) if reverse else cursor.iternext(True, values):
-                key, record = found if values else (found, b"")
-                key = bytes(key)
+            for found in cursor.iterprev(values=False) if reverse else cursor.iternext(values=False):
+                key = bytes(found)
                 if process.generation != born:
                     raise TransactionError(_FORKED)
                 if key < start if reverse else stop is not None and key >= stop:
                     return
-                yield key, record
+                yield key
+        except lmdb.Error as exc:
+            raise translate(exc, self._location) from exc
+
+    def scan_heads(
+        self, start: bytes, stop: bytes | None = None, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes, int]]:
+        born = self._born
+        try:
+            cursor = self._place(start, stop, reverse)
+            if cursor is None:
+                return
+            for found, record in cursor.iterprev() if reverse else cursor.iternext():
+                key = bytes(found)
+                if process.generation != born:
+                    raise TransactionError(_FORKED)
+                if key < start if reverse else stop is not None and key >= stop:
+                    return
+                yield key, bytes(record[:HEAD_BYTES]), len(record)
         except lmdb.Error as exc:
             raise translate(exc, self._location) from exc
 
@@ -127,6 +135,15 @@ class LmdbReader:
 
 class LmdbWriter(LmdbReader):
     """The write transaction of this process, or a savepoint in it."""
+
+    def __init__(self, environment: Any, txn: Any, location: str) -> None:
+        super().__init__(environment, txn, location)
+        self._thread = get_ident()
+
+    def _check(self) -> None:
+        super()._check()
+        if self._thread != get_ident():
+            raise TransactionError("this belongs to the thread that began it; begin another in this one")
 
     def put(self, key: bytes, record: bytes) -> None:
         try:
@@ -176,8 +193,13 @@ class LmdbWriter(LmdbReader):
             else:
                 start = item[0] + b"\x00"
 
-    def _walk(self, start: bytes, stop: bytes | None, reverse: bool, values: bool) -> Iterator[tuple[bytes, Any]]:
-        return self.scan(start, stop, reverse)
+    def scan_keys(self, start: bytes, stop: bytes | None = None, reverse: bool = False) -> Iterator[bytes]:
+        return (key for key, _ in self.scan(start, stop, reverse))
+
+    def scan_heads(
+        self, start: bytes, stop: bytes | None = None, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes, int]]:
+        return ((key, record[:HEAD_BYTES], len(record)) for key, record in self.scan(start, stop, reverse))
 
     def savepoint(self) -> LmdbWriter:
         self._check()

@@ -1,0 +1,75 @@
+"""The contender: objstore, doing what `handwritten` does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from objstore import Store
+
+AnyStore = Store[str, Any]
+
+
+def connect(path: str, durability: str = "process") -> AnyStore:
+    return Store(path, durability=durability)
+
+
+def get(store: AnyStore, keys: Iterable[str]) -> None:
+    for key in keys:
+        store[key]
+
+
+def contains(store: AnyStore, keys: Iterable[str]) -> None:
+    for key in keys:
+        key in store  # noqa: B015
+
+
+def length(store: AnyStore, times: int) -> None:
+    for _ in range(times):
+        len(store)
+
+
+def put(store: AnyStore, items: Mapping[str, Any]) -> None:
+    for key, value in items.items():
+        store[key] = value
+
+
+def delete(store: AnyStore, keys: Iterable[str]) -> None:
+    for key in keys:
+        store.delete(key)
+
+
+def update(store: AnyStore, items: Mapping[str, Any]) -> None:
+    store.update(items)
+
+
+def get_many(store: AnyStore, keys: Iterable[str]) -> dict[str, Any]:
+    return store.get_many(keys)
+
+
+def items(store: AnyStore) -> None:
+    for _key, _value in store.items():
+        pass
+
+
+def keys(store: AnyStore) -> None:
+    for _key in store:
+        pass
+
+
+def key_range(store: AnyStore, start: str, stop: str) -> None:
+    for _key in store.range(start, stop):
+        pass
+
+
+def transaction(store: AnyStore, keys: Iterable[str]) -> None:
+    """Reads, changes and writes each of them, all in one transaction."""
+    with store.transaction() as txn:
+        for key in keys:
+            value = txn[key]
+            value["size"] += 1.0
+            txn[key] = value
+
+
+def clear(store: AnyStore) -> None:
+    store.clear()

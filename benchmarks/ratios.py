@@ -1,0 +1,193 @@
+"""The ratios that the design promises, measured and printed: `python -m benchmarks.ratios`.
+
+The contenders take turns in short rounds, each round gives one ratio, and the table shows medians: what
+the machine does meanwhile hits both.  Nothing is asserted.  The stores lie in the directory for
+temporary files; TMPDIR names another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import objstore
+from benchmarks import handwritten, ours, workload
+
+Contender = Callable[[], float]
+"""Does its work once and says how many seconds that took."""
+
+
+class Line(NamedTuple):
+    """One line of the table."""
+
+    name: str
+    times: int
+    """How many operations the contenders do in a round."""
+    ours: Contender
+    theirs: Contender
+    ratio: float | None = None
+    """The target: at most so many times what `theirs` takes."""
+    limit: float | None = None
+    """The target: at most so many microseconds."""
+    before: Callable[[], object] = lambda: None
+    """Called before each round, untimed."""
+
+
+class Size(NamedTuple):
+    """How much is done."""
+
+    rounds: int
+    items: int
+    """In the store, and in one update."""
+    times: int
+    """Small operations in a round."""
+    synced: int
+    """Transactions in a round that wait for the disk."""
+
+
+FULL = Size(rounds=41, items=100_000, times=2_000, synced=20)
+QUICK = Size(rounds=3, items=2_000, times=200, synced=2)
+
+
+def lines(size: Size, directory: str) -> Iterator[Line]:
+    """What is measured, against which target."""
+    read, written, synced = (
+        [contender.connect(f"{directory}/{contender.__name__} {name}", durability) for contender in (ours, handwritten)]
+        for name, durability in (("read", "process"), ("written", "process"), ("synced", "full"))
+    )
+
+    def line(name: str, times: int, function: str, pair: list[Any], *arguments: object, **more: Any) -> Line:
+        mine, theirs = getattr(ours, function), getattr(handwritten, more.pop("theirs", function))
+        return Line(name, times, timed(mine, pair[0], *arguments), timed(theirs, pair[1], *arguments), **more)
+
+    def empty() -> None:
+        ours.clear(written[0])
+        handwritten.clear(written[1])
+
+    items = workload.items(size.items)
+    some = workload.sample(size.times, size.items)
+    few = workload.sample(size.synced, size.items)
+    thousand = workload.sample(min(1_000, size.items), size.items)
+    lists = {f"list {number}": workload.LIST for number in range(size.synced)}
+    for pair in (read, written):
+        ours.update(pair[0], items)
+        handwritten.update(pair[1], items)
+
+    yield line("store[key]", len(some), "get", read, some, ratio=1.15)
+    yield line("store[key], best", len(some), "get", read, some, theirs="get_best", ratio=1.3)
+    yield line("key in store", len(some), "contains", read, some, ratio=1.2)
+    yield line("key in store, best", len(some), "contains", read, some, theirs="contains_best")
+    yield line("len(store)", size.times, "length", read, size.times, limit=2.5)
+    yield line("get_many, per key", len(thousand), "get_many", read, thousand, ratio=1.15)
+    yield line("items(), per item", len(items), "items", read, ratio=1.25)
+    yield line("put, process", len(some), "put", written, {key: items[key] for key in some}, ratio=1.15)
+    yield line("put, full", len(few), "put", synced, {key: items[key] for key in few}, ratio=1.03)
+    yield line("list put, process", len(lists), "put", written, lists, ratio=1.03)
+    yield line("list put, full", len(lists), "put", synced, lists, ratio=1.03)
+    yield line("list get", len(lists), "get", synced, list(lists), ratio=1.03)
+    yield line("update, per item", len(items), "update", written, items, ratio=1.5, before=empty)
+    for pair in (read, written, synced):
+        for contender in pair:
+            contender.close()
+    opened = [
+        timed(opened_and_closed, contender, f"{directory}/{contender.__name__} synced") for contender in CONTENDERS
+    ]
+    yield Line("open and close", 1, *opened, limit=3_000)
+    modules = [partial(imported, modules, f"{directory}/compiled") for modules in ("objstore", "lmdb, pickle")]
+    yield Line("import", 1, *modules, limit=40_000)
+
+
+CONTENDERS = ours, handwritten
+
+
+def opened_and_closed(contender: Any, path: str) -> None:
+    contender.connect(path, "full").close()
+
+
+def imported(modules: str, directory: str) -> float:
+    """The seconds that a fresh interpreter takes to import these, compiled before as in an installed package."""
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": directory}
+    program = f"from time import perf_counter as now; began = now(); import {modules}; print(now() - began)"
+    ended = subprocess.run([sys.executable, "-c", program], env=environment, check=True, capture_output=True)
+    return float(ended.stdout)
+
+
+def timed(function: Callable[..., object], *arguments: object) -> Contender:
+    def contender() -> float:
+        began = perf_counter()
+        function(*arguments)
+        return perf_counter() - began
+
+    return contender
+
+
+def measure(line: Line, rounds: int) -> tuple[float, float, float]:
+    """Medians: microseconds of ours, microseconds of theirs, and the ratio of one round."""
+    times = []
+    for number in range(rounds + 1):
+        line.before()
+        if number % 2:
+            mine, theirs = line.ours(), line.theirs()
+        else:
+            theirs, mine = line.theirs(), line.ours()
+        times.append((mine, theirs, mine / theirs))
+    mine, theirs, ratio = map(median, zip(*times[1:], strict=True))  # the first one warms up
+    return mine / line.times * 1e6, theirs / line.times * 1e6, ratio
+
+
+def verdict(line: Line, mine: float, ratio: float) -> str:
+    """The target, and whether it is reached."""
+    if line.ratio is not None:
+        return f"<= {line.ratio:.2f} x  {'yes' if ratio <= line.ratio else 'NO'}"
+    if line.limit is not None:
+        return f"<= {line.limit:,g} us  {'yes' if mine <= line.limit else 'NO'}"
+    return ""
+
+
+def machine(directory: str) -> str:
+    """Where this was measured."""
+    models = [text.split(":")[1].strip() for text in _lines("/proc/cpuinfo") if text.startswith("model name")]
+    mounts = [text.split()[1:3] for text in _lines("/proc/mounts")]
+    _, system = max((mount for mount in mounts if directory.startswith(mount[0])), default=("", "unknown"))
+    return (
+        f"{models[0] if models else platform.processor()}, {os.cpu_count()} cores, {platform.platform()}\n"
+        f"Python {platform.python_version()}, objstore {objstore.__version__}, lmdb {version('lmdb')}, "
+        f"xxhash {version('xxhash')}; {directory} is {system}"
+    )
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if os.path.exists(path) else []
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ratios", description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="small and short: that it runs, not what it shows")
+    parser.add_argument("--only", metavar="NAME", default="", help="only the lines whose name contains this")
+    arguments = parser.parse_args()
+    size = QUICK if arguments.quick else FULL
+    with tempfile.TemporaryDirectory(prefix="objstore-") as directory:
+        print(machine(directory), end="\n\n")
+        print(f"{'':<20}{'ours us':>12}{'by hand us':>12}{'ratio':>8}   target")
+        for line in lines(size, directory):
+            if arguments.only in line.name:
+                mine, theirs, ratio = measure(line, size.rounds)
+                print(
+                    f"{line.name:<20}{mine:12,.2f}{theirs:12,.2f}{ratio:8.2f}   {verdict(line, mine, ratio)}",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
