@@ -376,9 +376,9 @@ class EngineContract:
 
     def test_a_second_writer_in_one_thread_is_refused_instead_of_waiting_for_ever(self, engine):
         with writing(engine) as writer:
-            with pytest.raises(TransactionError, match="this thread has a transaction open"):
+            with pytest.raises(TransactionError, match="this thread has a transaction or an edit open"):
                 engine.write()
-            with pytest.raises(TransactionError, match="this thread has a transaction open"):
+            with pytest.raises(TransactionError, match="this thread has a transaction or an edit open"):
                 engine.transact(lambda other: other.put(b"\x10k", b""))
             writer.put(b"\x10first", b"")
             writer.commit()
