@@ -16,9 +16,9 @@ import uuid
 from datetime import datetime, timezone
 from typing import NamedTuple
 
+from objstore.engines.base import IDENTITY_KEY
 from objstore.errors import StoreCorrupt, StoreError
 from objstore.record import DIGEST_BYTES, digest, key_digest
-from objstore.space import IDENTITY_KEY
 
 FORMAT = 1
 CODECS = ("pickle",)
@@ -43,7 +43,7 @@ def new(kind: str, codec: str) -> Identity:
 
 
 def pack(identity: Identity) -> bytes:
-    """The bytes to keep in the tree under `space.IDENTITY_KEY`."""
+    """The bytes to keep in the tree under `engines.base.IDENTITY_KEY`."""
     text = json.dumps(identity._asdict(), sort_keys=True).encode()
     return text + digest(text, key_digest(IDENTITY_KEY))
 
@@ -65,8 +65,9 @@ def unpack(stored: bytes | None, location: str) -> Identity:
     return Identity(**fields)
 
 
-def check(identity: Identity, location: str, kind: str, codec: str | None) -> None:
-    """Refuse to open a store as what it is not."""
+def check(stored: bytes | None, location: str, *, kind: str, codec: str | None) -> None:
+    """Refuse to open a store as what it is not.  Raises what `unpack` raises, and StoreError."""
+    identity = unpack(stored, location)
     if identity.kind != kind:
         raise StoreError(f"what is at {location!r} is a {identity.kind}; open it with objstore.{identity.kind}")
     if identity.codec not in CODECS or identity.sealing is not None:

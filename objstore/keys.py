@@ -178,8 +178,10 @@ def shorten(encoded: bytes) -> bytes:
 
 def family(encoded: bytes) -> tuple[bytes, bytes]:
     """Lowest bytes of the type family that an encoded key belongs to, and lowest bytes after it."""
-    low, high = next(pair for pair in _FAMILIES if pair[0] <= encoded[0] < pair[1])
-    return bytes((low,)), bytes((high,))
+    for low, high in _FAMILIES:
+        if low <= encoded[0] < high:
+            return bytes((low,)), bytes((high,))
+    raise TypeError("a lost key is in no type family, so it cannot be a bound")
 
 
 def prefix_bounds(prefix: Any) -> tuple[bytes, bytes]:

@@ -171,7 +171,7 @@ class Readable(Mapping[K, V]):
     def _end(self, iterable: Iterable[K]) -> K:
         for key in iterable:
             return key
-        raise KeyError(f"{self!r} is empty")
+        raise KeyError(f"{self!r} is empty, so it has no first and no last key")
 
     # Many at once, and lazily
 
@@ -197,11 +197,12 @@ class Readable(Mapping[K, V]):
 
     def ttl(self, key: K) -> float | None:
         """Seconds until `key` expires, or None if it never does.  Raises KeyError."""
-        found = self._look(key)
+        now = self._space.now()
+        found = self._look(key, now)
         if found is None:
             raise KeyError(key)
         expires = found.header.expires_at
-        return None if expires is None else (expires - self._space.now()) / 1_000_000
+        return None if expires is None else (expires - now) / 1_000_000
 
     # What views look at
 
@@ -209,12 +210,13 @@ class Readable(Mapping[K, V]):
     def _whole(self) -> Stretch:
         return Stretch(self._space.start, self._space.stop)
 
-    def _look(self, key: Any) -> Found | None:
+    def _look(self, key: Any, now: int | None = None) -> Found | None:
         """What is stored under `key`, if it is there and not expired."""
         space = self._space
         tree_key = space.tree_key(key)
-        for _, head, size in self._reader(heads=True).scan_heads(tree_key, tree_key + b"\x00"):
-            return space.look(tree_key, head, size, self._record, space.now())
+        reader = self._reader(heads=True)
+        for _, head, size in reader.scan_heads(tree_key, tree_key + b"\x00"):
+            return space.look(tree_key, head, size, reader.get, space.now() if now is None else now)
         return None
 
     def _entry(self, found: Found) -> Entry[K, V]:
@@ -309,12 +311,18 @@ class Writable(Readable[K, V], MutableMapping[K, V]):
 
     def popitem(self) -> tuple[K, V]:
         """Remove the item with the highest key and give it.  Raises KeyError when there is none."""
+        space = self._space
         while True:
+            now = space.now()
             key = self.last()
+            tree_key = space.tree_key(key)
+            found = self._record(tree_key)
             try:
-                return key, self.pop(key)
+                value = space.value(key, tree_key, found, now)
             except KeyError:  # somebody was faster
                 continue
+            if self._apply(_replace_last, space, tree_key, found, now):
+                return key, value
 
     def setdefault(self, key: K, default: Any = None) -> Any:
         """The value of `key`, after storing `default` there if it was absent."""
@@ -330,18 +338,20 @@ class Writable(Readable[K, V], MutableMapping[K, V]):
         expires, labels = self._expires_at(ttl), check_tags(tags)
         tree_key, packed = self._space.pack(key, value, expires, labels)
         while True:
-            found, header = self._present(key)
+            found, header = self._present(key, self._space.now())
             if header is not None:
                 return False
             if self._apply(_replace, self._space, tree_key, found, packed, expires, labels):
                 return True
 
     def compare_and_set(self, key: K, expected: Any, value: V) -> bool:
-        """Store `value` only if the value of `key` equals `expected`; whether it did.  Ttl and tags stay."""
+        """Store `value` only if the value of `key` equals `expected`; whether it did.  Expiry and tags stay."""
         tree_key = self._space.tree_key(key)
         while True:
-            found, header = self._present(key)
-            if header is None or self._space.value(key, tree_key, found) != expected:
+            now = self._space.now()
+            found, header = self._present(key, now)
+            same = header is not None and self._space.value(key, tree_key, found, now) == expected
+            if header is None or not same:
                 return False
             if self._put_back(key, found, header, value):
                 return True
@@ -372,9 +382,10 @@ class Writable(Readable[K, V], MutableMapping[K, V]):
 
         Raises TypeError for a value that cannot change in place, Conflict if another writer came between.
         """
-        found, header = self._present(key)
+        now = self._space.now()
+        found, header = self._present(key, now)
         if header is not None:
-            value = self._space.value(key, self._space.tree_key(key), found)
+            value = self._space.value(key, self._space.tree_key(key), found, now)
         elif default_factory is not None:
             value = default_factory()
         elif default is DEFAULT:
@@ -393,8 +404,17 @@ class Writable(Readable[K, V], MutableMapping[K, V]):
             )
 
     def touch(self, key: K, ttl: TTL) -> bool:
-        """Let `key` expire after `ttl` from now (None: never); whether it was there."""
-        return self._apply(self._space.touch, self._space.tree_key(key), self._expires_at(ttl), self._space.now())
+        """Let `key` expire after `ttl` from now (None: never); whether it was there.  Raises CorruptRecord."""
+        tree_key = self._space.tree_key(key)
+        while True:
+            now = self._space.now()
+            expires = expires_at(self._default_ttl if ttl is DEFAULT else ttl, now)
+            found, header = self._present(key, now)
+            if found is None or header is None:
+                return False
+            packed = self._space.repack(key, tree_key, found, expires)
+            if self._apply(_replace, self._space, tree_key, found, packed, expires, header.tags):
+                return True
 
     # Many
 
@@ -404,7 +424,7 @@ class Writable(Readable[K, V], MutableMapping[K, V]):
         All values are encoded before the write lock is taken: one bad value changes nothing.
         """
         expires, labels = self._expires_at(ttl), check_tags(tags)
-        packed = self._space.pack_many(chain(_pairs(other), more.items()), expires, labels)
+        packed = self._space.pack_many(chain(pairs(other), more.items()), expires, labels)
         if packed:
             self._apply(self._space.put_many, packed, expires, labels)
 
@@ -439,13 +459,13 @@ class Writable(Readable[K, V], MutableMapping[K, V]):
     def _expires_at(self, ttl: TTL) -> int | None:
         return expires_at(self._default_ttl if ttl is DEFAULT else ttl, self._space.now())
 
-    def _present(self, key: K) -> tuple[bytes | None, Header | None]:
+    def _present(self, key: K, now: int) -> tuple[bytes | None, Header | None]:
         """The stored bytes under `key`, whatever they are, and their header if the key is there."""
         tree_key = self._space.tree_key(key)
         stored = self._record(tree_key)
         if stored is None:
             return None, None
-        found = self._space.look(tree_key, stored, len(stored), lambda _: stored, self._space.now())
+        found = self._space.look(tree_key, stored, len(stored), lambda _: stored, now)
         return stored, None if found is None else found.header
 
     def _put_back(self, key: K, found: bytes | None, header: Header, value: Any) -> bool:
@@ -458,9 +478,10 @@ class Writable(Readable[K, V], MutableMapping[K, V]):
     ) -> Any:
         tree_key = self._space.tree_key(key)
         while True:
-            found, header = self._present(key)
+            now = self._space.now()
+            found, header = self._present(key, now)
             if header is not None:
-                value = self._space.value(key, tree_key, found)
+                value = self._space.value(key, tree_key, found, now)
             elif default is DEFAULT:
                 raise KeyError(key)
             else:
@@ -489,7 +510,14 @@ def _replace(
     return True
 
 
-def _pairs(other: Any) -> Iterable[tuple[Any, Any]]:
+def _replace_last(txn: Writer, space: Space, tree_key: bytes, found: bytes | None, now: int) -> bool:
+    """Remove the record `found`, if it is what is still there, and still the last."""
+    for last in space.scan(txn, space.start, space.stop, True, now):
+        return last.tree_key == tree_key and _replace(txn, space, tree_key, found, None)
+    return False
+
+
+def pairs(other: Any) -> Iterable[tuple[Any, Any]]:
     """The items of whatever `dict.update` takes."""
     if isinstance(other, Mapping):
         return other.items()

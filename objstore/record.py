@@ -149,9 +149,10 @@ def pack(
     return b"".join(parts)
 
 
-def packed_size(payload_bytes: int, frame_bytes: int, frame_count: int) -> int:
-    """An upper bound of the size of a record without its key and tags, known before it is packed."""
-    return payload_bytes + frame_bytes + frame_count * (ALIGNMENT + _frame.size) + 64
+def packed_size(payload: bytes, frames: Sequence[memoryview], tags: Sequence[str], long_key: bytes | None) -> int:
+    """An upper bound of the size of a record, known before it is packed."""
+    size = 64 + len(payload) + len(long_key or b"") + sum(4 * len(tag) + 2 for tag in tags)
+    return size + sum(len(frame) + ALIGNMENT + _frame.size for frame in frames)
 
 
 def read_header(head: Bytes, size: int) -> Header:

@@ -44,7 +44,6 @@ from objstore.errors import CorruptRecord, DecodeError, EncodeError, StoreError
 from objstore.keys import ORDERED_BYTES
 from objstore.record import BODY, PLAIN, PLAIN_MARK, TAIL, Damaged, Header, digest, key_digest
 
-IDENTITY_KEY = b"\x00i"
 _STATE_KEY = b"\x00s"
 _CATALOG = b"\x01"
 _CATALOG_END = b"\x02"
@@ -148,10 +147,14 @@ class Space:
             payload, frames = self._encode(value)
         except Exception as exc:  # whatever the objects raise while they are encoded
             raise self._unencodable(key, exc) from exc
-        said = expires_at or tags or frames
-        if not said and len(payload) < LARGE and len(tree_key) <= self._short and payload[:1] == PLAIN_MARK:
+        if (
+            not (expires_at or tags or frames)
+            and len(payload) < LARGE
+            and len(tree_key) <= self._short
+            and payload[:1] == PLAIN_MARK
+        ):
             return tree_key, payload + digest(payload, key_digest(tree_key))
-        size = record.packed_size(len(payload), sum(map(len, frames)), len(frames))
+        size = record.packed_size(payload, frames, tags, None if self.is_short(tree_key) else keys.encode(key))
         if size > record.MAX_RECORD_BYTES:
             raise EncodeError(
                 f"the value for key {keys.show(key)} takes {size} bytes, and a record ends at 4 GiB; store it in parts",
@@ -214,6 +217,8 @@ class Space:
             raise self._corrupt(key, exc) from exc
         if header.expires_at is not None and header.expires_at <= (self.now() if now is None else now):
             raise KeyError(key)
+        if header.long_key is not None and header.long_key != keys.encode(key) and type(key) is not keys.LostKey:
+            raise KeyError(key)  # two long keys with one digest of 128 bits
         try:
             return self.codec.decode(payload, [bytearray(frame) for frame in frames])
         except Exception as exc:  # whatever the objects raise while they are built
@@ -262,6 +267,22 @@ class Space:
                     continue
             yield key, value
 
+    def repack(self, key: Any, tree_key: bytes, stored: bytes, expires_at: int | None) -> bytes:
+        """The same record with another moment to expire.  Raises CorruptRecord."""
+        try:
+            header, payload, frames = record.unpack(tree_key, stored)
+        except Damaged as exc:
+            raise self._corrupt(key, exc) from exc
+        return record.pack(
+            tree_key,
+            bytes(payload),
+            codec=header.codec,
+            expires_at=expires_at,
+            tags=header.tags,
+            long_key=header.long_key,
+            frames=frames,
+        )
+
     # What is there, seen without the values
 
     def look(
@@ -308,7 +329,7 @@ class Space:
         flags, others = self._state(txn)
         entries = self._catalogued(txn) if self.prefix else txn.count() - others
         if flags & _EXPIRES_USED and entries:
-            entries -= sum(true for _, _, true in self._expired(txn, self.now()))
+            entries -= sum(confirmed for _, _, confirmed in self._expired(txn, self.now()))
         return entries
 
     def scan(self, txn: Reader, start: bytes, stop: bytes | None, reverse: bool, now: int) -> Iterator[Found]:
@@ -405,29 +426,6 @@ class Space:
         """Remove these records; how many there were that were not expired."""
         return sum([self.delete_live(txn, tree_key, now) for tree_key in tree_keys])
 
-    def touch(self, txn: Writer, tree_key: bytes, expires_at: int | None, now: int) -> bool:
-        """Give a record another moment to expire; whether it was there.  Raises CorruptRecord."""
-        stored = txn.get(tree_key)
-        if stored is None:
-            return False
-        try:
-            header, payload, frames = record.unpack(tree_key, stored)
-        except Damaged as exc:
-            raise self._corrupt(self.key(tree_key, stored), exc) from exc
-        if header.expires_at is not None and header.expires_at <= now:
-            return False
-        packed = record.pack(
-            tree_key,
-            bytes(payload),
-            codec=header.codec,
-            expires_at=expires_at,
-            tags=header.tags,
-            long_key=header.long_key,
-            frames=frames,
-        )
-        self.put(txn, tree_key, packed, expires_at, header.tags)
-        return True
-
     def delete_range(self, txn: Writer, start: bytes, stop: bytes | None, now: int) -> int:
         """Remove everything in a range; how much of it was not expired."""
         if not self._state(txn)[0]:
@@ -450,8 +448,8 @@ class Space:
     def expire(self, txn: Writer, now: int) -> int:
         """Remove what is expired; how much that was."""
         count = 0
-        for index_key, tree_key, true in list(self._expired(txn, now)):
-            if true:
+        for index_key, tree_key, confirmed in list(self._expired(txn, now)):
+            if confirmed:
                 count += self.delete(txn, tree_key)
             else:
                 self._keep_books(txn, own=0, index=-txn.delete(index_key))
@@ -468,6 +466,7 @@ class Space:
 
     def drop(self, txn: Writer, now: int) -> None:
         """Empty the namespace and forget it."""
+        self.check_hash(txn)
         self.delete_range(txn, self.start, self.stop, now)
         if txn.delete(self._catalog_key):
             flags, others = self._state(txn)
@@ -516,7 +515,8 @@ class Space:
             if self.start <= tree_key and (self.stop is None or tree_key < self.stop):
                 stored = txn.get(tree_key) or b""
                 header = self._header(tree_key, stored, len(stored), txn.get)
-                yield index_key, tree_key, header.expires_at == int.from_bytes(index_key[1:_EXPIRY_HEAD], "big")
+                same = header.expires_at == int.from_bytes(index_key[1:_EXPIRY_HEAD], "big")
+                yield index_key, tree_key, same and self._is_intact(tree_key, txn.get)
 
 
 def check_name(name: str) -> str:

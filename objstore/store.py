@@ -11,23 +11,24 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from itertools import chain
 from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 from objstore import identity
 from objstore.codecs.pickling import Pickle
 from objstore.engines import connect
-from objstore.engines.base import Engine, Reader
+from objstore.engines.base import IDENTITY_KEY, Engine, Reader, Writer
 from objstore.errors import ReadOnlyStore, StoreClosed, UnsupportedOperation
-from objstore.mapping import DEFAULT, TTL, Writable, _pairs
+from objstore.mapping import DEFAULT, TTL, Writable, pairs
 from objstore.space import (
-    IDENTITY_KEY,
     INITIAL_STATE,
     Space,
     check_name,
     check_tags,
     namespace_names,
 )
-from objstore.transaction import Snapshot, Transaction, _Unit
+from objstore.transaction import Snapshot, Transaction, Unit
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -99,7 +100,7 @@ class Store(Writable[K, V]):
             raise ValueError(f"map_size is a number of bytes from 64 KiB to 64 TiB, not {map_size!r}")
         if not (isinstance(max_readers, int) and 1 <= max_readers <= 1 << 20):
             raise ValueError(f"max_readers is a number from 1 to a million, not {max_readers!r}")
-        options = {
+        options: dict[str, Any] = {
             "map_size": map_size,
             "max_readers": max_readers,
             "private": permissions == "private",
@@ -107,15 +108,12 @@ class Store(Writable[K, V]):
             "readahead": readahead,
         }
         new = identity.new(self._kind, codec or Pickle.name)
-        engine = connect(location, flag, {IDENTITY_KEY: identity.pack(new), **INITIAL_STATE}, durability, **options)
-        try:
-            self._identity = identity.unpack(engine.get(IDENTITY_KEY), engine.location)
-            identity.check(self._identity, engine.location, self._kind, codec)
-        except BaseException:
-            engine.release()
-            raise
+        check = partial(identity.check, kind=self._kind, codec=codec)
+        initial = {IDENTITY_KEY: identity.pack(new), **INITIAL_STATE}
+        engine = connect(location, flag, initial, durability, check, **options)
+        self._identity = identity.unpack(engine.get(IDENTITY_KEY), engine.location)
+        # For pickles: what is of the handle.  Durability is of the store, and may have changed on the way.
         self._arguments = {
-            "durability": durability,
             "map_size": map_size,
             "max_readers": max_readers,
             "permissions": permissions,
@@ -134,7 +132,10 @@ class Store(Writable[K, V]):
         # The hot path, without a stop on the way.
         self._record = engine.get  # type: ignore[method-assign,assignment]
         self._first_byte = engine.first_byte  # type: ignore[method-assign,assignment]
-        self._apply = self._refuse if self._read_only else engine.transact  # type: ignore[method-assign,assignment]
+        self._write: Callable[[], Writer] = partial(_refuse, engine.location) if self._read_only else engine.write
+        self._apply = (  # type: ignore[method-assign]
+            partial(_refuse, engine.location) if self._read_only else engine.transact
+        )
         self._release = weakref.finalize(self, engine.release)
 
     # The handle
@@ -160,12 +161,8 @@ class Store(Writable[K, V]):
             if (store := child()) is not None:
                 store.close()
         closed: Any = _Closed(self.location)
-        self._engine, self._record, self._first_byte, self._apply = (  # type: ignore[method-assign]
-            closed,
-            closed.refuse,
-            closed.refuse,
-            closed.refuse,
-        )
+        self._engine = closed
+        self._record = self._first_byte = self._apply = self._write = closed.refuse  # type: ignore[method-assign]
         self._release()
 
     def __enter__(self) -> Self:
@@ -180,6 +177,8 @@ class Store(Writable[K, V]):
         return f"<{self._kind} {self.location!r}{name}, {state}>"
 
     def __reduce__(self) -> Any:
+        if self.closed:
+            raise StoreClosed(f"{self!r} cannot be pickled; open it again, or pickle its path")
         if self._engine.name == "memory":
             raise TypeError(f"{self!r} cannot be pickled: it lives in this process; use a path to share a store")
         flag = "r" if self._read_only else "w"
@@ -192,9 +191,6 @@ class Store(Writable[K, V]):
     def _require(self, operation: str, hint: str) -> None:
         if not self.supports(operation):
             raise UnsupportedOperation(operation, self._engine.name, hint)
-
-    def _refuse(self, *_arguments: object) -> Any:
-        raise ReadOnlyStore(f"the store at {self.location!r} is open for reading; write through flag 'w' or 'c'")
 
     def _reader(self, heads: bool = False) -> Reader:
         reader = self._engine.read(heads)
@@ -211,8 +207,8 @@ class Store(Writable[K, V]):
     def transaction(self) -> Transaction[K, V]:
         """A unit of work, applied as a whole or not at all: `with store.transaction() as txn:`."""
         self._require("transaction", "use compare_and_set, modify or edit on single keys")
-        begin = self._refuse if self._read_only else self._engine.write
-        return Transaction(self._space, _Unit(begin), self._default_ttl)
+        # The function remembers the store, which nobody else may do before the transaction is entered.
+        return Transaction(self._space, Unit(lambda: self._write(), self._engine), self._default_ttl)
 
     @contextmanager
     def edit(self, key: K, *, default: Any = DEFAULT, default_factory: Callable[[], V] | None = None) -> Iterator[V]:
@@ -249,27 +245,19 @@ class Store(Writable[K, V]):
         """
         total = len(items) if hasattr(items, "__len__") else None
         expires, labels = self._expires_at(ttl), check_tags(tags)
-        done = 0
+        done = size = 0
         batch: list[tuple[bytes, bytes]] = []
-        size = 0
-        for key, value in _pairs(items):
-            packed = self._space.pack(key, value, expires, labels)
-            batch.append(packed)
-            size += len(packed[0]) + len(packed[1])
-            if size >= batch_bytes:
-                done += self._load_batch(batch, expires, labels)
+        for packed in chain((self._space.pack(key, value, expires, labels) for key, value in pairs(items)), (None,)):
+            if packed is not None:
+                batch.append(packed)
+                size += len(packed[0]) + len(packed[1])
+            if batch and (packed is None or size >= batch_bytes):
+                self._apply(self._space.put_many, batch, expires, labels)
+                done += len(batch)
                 batch, size = [], 0
                 if progress:
                     progress(done, total)
-        if batch:
-            done += self._load_batch(batch, expires, labels)
-            if progress:
-                progress(done, total)
         return done
-
-    def _load_batch(self, batch: list[tuple[bytes, bytes]], expires: int | None, labels: tuple[str, ...]) -> int:
-        self._apply(self._space.put_many, batch, expires, labels)
-        return len(batch)
 
     # Namespaces
 
@@ -319,6 +307,10 @@ class Store(Writable[K, V]):
             created=self._identity.created,
             format=self._identity.format,
         )
+
+
+def _refuse(location: str, *_arguments: object) -> Any:
+    raise ReadOnlyStore(f"the store at {location!r} is open for reading; write through flag 'w' or 'c'")
 
 
 class _Closed:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from objstore.engines.base import Reader, Writer, process
+from objstore.engines.base import Engine, Reader, Writer, process
 from objstore.errors import StoreClosed, TransactionError
 from objstore.mapping import Readable, Writable
 from objstore.space import Space, check_name
@@ -69,11 +69,12 @@ class Snapshot(Readable[K, V]):
         raise TypeError("a snapshot cannot be pickled; pickle the store, and take a snapshot where it arrives")
 
 
-class _Unit:
+class Unit:
     """The life of one write transaction, shared by its namespaces."""
 
-    def __init__(self, begin: Callable[[], Writer], outer: _Unit | None = None) -> None:
+    def __init__(self, begin: Callable[[], Writer], engine: Engine, outer: Unit | None = None) -> None:
         self._begin = begin
+        self.engine = engine
         self._outer = outer
         self._writer: Writer | None = None
         self._thread = 0
@@ -105,26 +106,33 @@ class _Unit:
             raise TransactionError("a transaction is entered once; begin another")
         if self._outer is not None:
             self._outer.writer()
+        self.engine.retain()  # it stays open for as long as this lasts, whoever closes a handle
+        try:
             self._writer = self._begin()
+        except BaseException:
+            self.engine.release()
+            raise
+        if self._outer is not None:
             self._outer.resting = True
-        else:
-            self._writer = self._begin()
         self._thread = threading.get_ident()
         self._born = process.generation
 
     def end(self, commit: bool) -> None:
         self._check_owner()
-        if self.resting:
-            raise TransactionError("a savepoint of this transaction is open; end that first")
         writer, self._writer = self._writer, None
         assert writer is not None
         self._ended = True
         if self._outer is not None:
             self._outer.resting = False
-        if commit:
-            writer.commit()
-        else:
-            writer.abort()
+        try:
+            if commit and not self.resting:
+                writer.commit()
+            else:
+                writer.abort()
+        finally:
+            self.engine.release()
+        if self.resting:
+            raise TransactionError("a savepoint of the transaction was open at its end, so nothing of it was applied")
 
 
 class Transaction(Writable[K, V]):
@@ -135,7 +143,7 @@ class Transaction(Writable[K, V]):
     meanwhile.
     """
 
-    def __init__(self, space: Space, unit: _Unit, default_ttl: Any = None) -> None:
+    def __init__(self, space: Space, unit: Unit, default_ttl: Any = None) -> None:
         self._space = space
         self._unit = unit
         self._default_ttl = default_ttl
@@ -155,7 +163,7 @@ class Transaction(Writable[K, V]):
 
     def transaction(self) -> Transaction[K, V]:
         """A savepoint: a transaction inside this one, which commits into it or aborts alone."""
-        unit = _Unit(lambda: self._unit.writer().savepoint(), self._unit)
+        unit = Unit(lambda: self._unit.writer().savepoint(), self._unit.engine, self._unit)
         return Transaction(self._space, unit, self._default_ttl)
 
     def namespace(self, name: str) -> Transaction[Any, Any]:

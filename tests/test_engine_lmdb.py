@@ -804,7 +804,7 @@ class TestMaking:
             raise OSError(28, "no space left")
 
         monkeypatch.setattr(engine_module, "_make_environment", fail)
-        with pytest.raises(OSError, match="no space left"):
+        with pytest.raises(StoreFull, match="no space left; make room and try again"):
             connect(path, "c", {}, None)
         monkeypatch.undo()
         with pytest.raises(StoreNotFound):

@@ -25,7 +25,7 @@ from objstore.engines.lmdb import engine as lmdb_engine
 
 FORKS = int(os.environ.get("OBJSTORE_FORKS", "100"))
 ROOT = Path(__file__).parent.parent
-LIMIT = 120  # seconds; a hang ends here, nothing else does
+LIMIT = 120 + FORKS  # seconds; a hang ends here, nothing else does
 
 # From 3.12 on, Python warns of forks beside threads; that these go well is what is tested.
 PYTHON = [sys.executable, "-W", "error", "-W", "ignore:This process:DeprecationWarning", "-c"]

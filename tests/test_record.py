@@ -149,10 +149,16 @@ class TestRoundTrip:
         assert len(stored) == starts[-1] + 70
 
     @few_or_many
-    @given(payloads(), st.lists(st.binary(max_size=300).map(memoryview), max_size=5), st.none() | st.just(1))
-    def test_packed_size_is_an_upper_bound(self, payload, frames, expires_at):
-        size = len(pack(KEY, payload, frames=frames, expires_at=expires_at))
-        assert size <= packed_size(len(payload), sum(map(len, frames)), len(frames))
+    @given(
+        payloads(),
+        st.lists(st.binary(max_size=300).map(memoryview), max_size=5),
+        st.none() | st.just(1),
+        st.lists(st.text(min_size=1, max_size=20), max_size=5),
+        st.none() | st.binary(min_size=481, max_size=500),
+    )
+    def test_packed_size_is_an_upper_bound(self, payload, frames, expires_at, tags, long_key):
+        size = len(pack(KEY, payload, frames=frames, expires_at=expires_at, tags=tags, long_key=long_key))
+        assert size <= packed_size(payload, frames, tags, long_key)
 
 
 SMALL = {

@@ -122,6 +122,12 @@ class TestHandles:
         gc.collect()
         assert not lmdb_engine._engines
 
+    def test_a_transaction_keeps_the_store_that_nobody_else_remembers(self, tmp_path):
+        with Store(tmp_path / "a.store").transaction() as txn:
+            txn["a"] = 1
+        with Store(tmp_path / "a.store", "r") as store:
+            assert store == {"a": 1}
+
     def test_repr_shows_location_and_count(self, tmp_path):
         with Store(tmp_path / "a.store") as store:
             store["a"] = 1

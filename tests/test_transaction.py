@@ -46,6 +46,19 @@ class TestTransaction:
         assert store == {"outer": 1, "kept": 1, "deep": 1}
         assert store.namespaces() == []
 
+    def test_one_that_ends_before_its_savepoint_is_undone_and_lets_others_write(self, store):
+        txn = store.transaction()
+        txn.__enter__()
+        txn["a"] = 1
+        txn.transaction().__enter__()["b"] = 2
+        with pytest.raises(TransactionError, match="nothing of it was applied"):
+            txn.__exit__(None, None, None)
+        assert len(store) == 0
+        thread = threading.Thread(target=store.__setitem__, args=("c", 3))
+        thread.start()
+        thread.join(10)
+        assert store == {"c": 3}
+
     def test_a_transaction_rests_while_its_savepoint_is_open(self, store):
         with store.transaction() as txn, txn.transaction():
             with pytest.raises(TransactionError, match="savepoint"):

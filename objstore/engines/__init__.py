@@ -6,7 +6,7 @@ The module of an engine is loaded when it is asked for, so that nobody pays for 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from objstore.engines.base import Engine
@@ -20,11 +20,13 @@ def connect(
     flag: str,
     initial: Mapping[bytes, bytes],
     durability: str | None,
+    check: Callable[[bytes | None, str], None] = lambda _identity, _location: None,
     **options: Any,
 ) -> Engine:
     """The engine at `location`, with one handle counted.
 
-    A new store begins with the records of `initial`.  Raises ValueError for a flag, an option or a kind
+    A new store begins with the records of `initial`; `check(identity, location)` refuses one that is not
+    what the caller takes it for, before anything is changed.  Raises ValueError for a flag, an option or a kind
     of location that there is not, and what the engine raises.
     """
     if flag not in FLAGS:
@@ -40,13 +42,13 @@ def connect(
     if separator and scheme == "memory":
         from objstore.engines.memory import open_memory
 
-        return open_memory(text, flag, initial)
+        return open_memory(text, flag, initial, durability, check)
     if separator and scheme != "lmdb":
         raise ValueError(f"no engine is known for {scheme}://; a location is a path, lmdb:///path or memory://name")
 
     from objstore.engines.lmdb import Options, open_lmdb
 
-    return open_lmdb(_path(text) if separator else text, flag, initial, durability, Options(**options))
+    return open_lmdb(_path(text) if separator else text, flag, initial, durability, check, Options(**options))
 
 
 def _path(url: str) -> str:

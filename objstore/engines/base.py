@@ -28,6 +28,9 @@ MAX_KEY_BYTES = 511
 # The one key that an engine keeps in the tree for itself: its durability, recorded when the store is made.
 DURABILITY_KEY = b"\x00d"
 
+# Where those above keep what the store is; an engine lets them look at it before it changes anything.
+IDENTITY_KEY = b"\x00i"
+
 # What a thread is told that waits for itself.
 OWN_TRANSACTION = (
     "this thread has a transaction or an edit open: write through that, or after it ends; to wait for it here would "

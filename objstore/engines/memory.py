@@ -14,7 +14,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
-from objstore.engines.base import DURABILITY_KEY, MAX_KEY_BYTES, OWN_TRANSACTION, Engine, process
+from objstore.engines.base import DURABILITY_KEY, IDENTITY_KEY, MAX_KEY_BYTES, OWN_TRANSACTION, Engine, process
 from objstore.errors import StoreLocked, StoreNotFound, TransactionError
 from objstore.record import HEAD_BYTES
 
@@ -213,7 +213,7 @@ class MemoryEngine(Engine):
     def __init__(self, location: str) -> None:
         self.location = location
         self._state = _State()
-        self._handles = 0
+        self._handles: list[None] = []
         self._new_lock()
         _engines.add(self)
 
@@ -262,42 +262,57 @@ class MemoryEngine(Engine):
         return {}
 
     def retain(self) -> None:
-        self._handles += 1
+        self._handles.append(None)
 
     def release(self) -> None:
-        self._handles -= 1
-        if not self._handles:
-            _named.pop(self.location, None)
-            _engines.discard(self)
+        with _opening:
+            self._handles.pop()
+            if not self._handles:
+                _named.pop(self.location, None)
+                _engines.discard(self)
 
 
 # The named stores of this process, and every engine, for the fork hook.
 _named: dict[str, MemoryEngine] = {}
 _engines: set[MemoryEngine] = set()
+_opening = threading.RLock()  # a store that is collected inside of it is closed inside of it
 
 
-def open_memory(location: str, flag: str, initial: Mapping[bytes, bytes]) -> MemoryEngine:
+def open_memory(
+    location: str,
+    flag: str,
+    initial: Mapping[bytes, bytes],
+    durability: str | None,
+    check: Callable[[bytes | None, str], None],
+) -> MemoryEngine:
     """The engine behind `memory://name`, one per name and process, or a new one where there is no name.
 
     It comes with one handle counted, as from every engine's opener.
     """
-    engine = _named.get(location)
-    if engine is not None and flag == "n":
-        raise StoreLocked(f"flag 'n' replaces {location!r}, but it is open; close it first")
-    if engine is not None:
+    if durability not in (None, MemoryEngine.durability):
+        raise ValueError(f"a store in memory cannot have durability {durability!r}; leave it out, or name a path")
+    with _opening:
+        engine = _named.get(location)
+        if engine is not None and flag == "n":
+            raise StoreLocked(f"flag 'n' replaces {location!r}, but it is open; close it first")
+        if engine is not None:
+            check(engine.get(IDENTITY_KEY), location)
+            engine.retain()
+            return engine
+        if flag in "rw":
+            raise StoreNotFound(f"there is no store at {location!r} in this process; open it with flag 'c' first")
+        engine = MemoryEngine(location)
+        records = {**initial, DURABILITY_KEY: engine.durability.encode()}
+        engine.transact(MemoryWriter.put_many, records.items())
         engine.retain()
+        if location != "memory://":
+            _named[location] = engine
         return engine
-    if flag in "rw":
-        raise StoreNotFound(f"there is no store at {location!r} in this process; open it with flag 'c' first")
-    engine = MemoryEngine(location)
-    engine.transact(MemoryWriter.put_many, {**initial, DURABILITY_KEY: engine.durability.encode()}.items())
-    engine.retain()
-    if location != "memory://":
-        _named[location] = engine
-    return engine
 
 
 def _new_locks() -> None:
+    global _opening
+    _opening = threading.RLock()
     for engine in _engines:
         engine._new_lock()  # its holder may be a thread that the child does not have
 

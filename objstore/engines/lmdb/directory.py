@@ -37,7 +37,6 @@ from objstore.errors import (
     ReadOnlyStore,
     StoreCorrupt,
     StoreDenied,
-    StoreError,
     StoreLocked,
     StoreNotFound,
 )
@@ -77,17 +76,6 @@ class Directory:
         `make(path)` writes a new environment into the empty directory it is given, `is_store(path)` tells
         whether an environment without our file is a store that lost it, or somebody else's.
         """
-        try:
-            return cls._open(path, flag, private, make, is_store)
-        except PermissionError as exc:
-            if isinstance(exc, StoreError):
-                raise
-            raise StoreDenied(f"no permission to open the store at {path!r}: {exc.strerror}") from exc
-
-    @classmethod
-    def _open(
-        cls, path: str, flag: str, private: bool, make: Callable[[str], None], is_store: Callable[[str], bool]
-    ) -> Directory:
         if flag in "cn" and not os.path.lexists(path):
             _make_parents(os.path.dirname(path))
             with suppress(FileExistsError):  # another process makes it too
@@ -136,6 +124,8 @@ class Directory:
                     f"flag 'n' replaces the store at {self.path!r}, but others have it open; close it there"
                 )
         elif not self._wait_to_make():
+            if flag == "n":
+                raise StoreLocked(f"another process made a store at {self.path!r} in this moment; close it there")
             return
         making = os.path.join(self.path, MAKING)
         shutil.rmtree(making, ignore_errors=True)
@@ -278,6 +268,15 @@ def _check_is_store(path: str, making: bool) -> set[str]:
         raise StoreNotFound(f"the directory {path!r} is empty; flag 'c' makes a store in it")
     some = ", ".join(sorted(names)[:3])
     raise StoreNotFound(f"{path!r} is no store and holds other things ({some}); name a new or an empty directory")
+
+
+def check_readable(path: str, private: bool) -> None:
+    """Refuse what is no whole and trustworthy store, for one who reads without a lock."""
+    names = _check_is_store(path, making=False)
+    if private:
+        _check_private(path)
+    if DATA not in names:
+        raise StoreCorrupt(f"the data file of the store at {path!r} is missing; restore a backup")
 
 
 def _check_private(path: str) -> None:

@@ -6,19 +6,21 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 from weakref import WeakSet
 
 import lmdb
 
-from objstore.engines.base import DURABILITY_KEY, Engine
+from objstore.engines.base import DURABILITY_KEY, IDENTITY_KEY, Engine
 from objstore.engines.lmdb.datafile import check_whole
-from objstore.engines.lmdb.directory import Directory
-from objstore.engines.lmdb.errors import translate
+from objstore.engines.lmdb.directory import Directory, check_readable
+from objstore.engines.lmdb.errors import translate, translated, translated_os
 from objstore.engines.lmdb.forks import Inherited, allow_opening_again, keep_for_ever
-from objstore.engines.lmdb.transactions import LmdbReader, LmdbWriter
+from objstore.engines.lmdb.transactions import Guard, LmdbLooker, LmdbReader, LmdbWriter
 from objstore.errors import (
     ReadOnlyStore,
+    StoreClosed,
     StoreError,
     StoreFull,
     StoreLocked,
@@ -49,9 +51,16 @@ class LmdbEngine(Engine):
 
     name = "lmdb"
     capabilities = frozenset({"ordered", "batches", "transaction", "snapshot"})
+    directory_id = (0, 0)
 
     def __init__(
-        self, location: str, directory: Directory | None, options: Options, durability: str | None, flag: str
+        self,
+        location: str,
+        directory: Directory | None,
+        options: Options,
+        durability: str | None,
+        flag: str,
+        check: Callable[[bytes | None, str], None],
     ) -> None:
         self.location = location
         self.options = options
@@ -60,8 +69,11 @@ class LmdbEngine(Engine):
         self._reopening = threading.Lock()
         self._unready = True
         self._map_size = 0
-        self._environment: Any  # an lmdb.Environment, or what stands in its place after a fork
+        self._guard = Guard()
+        self._check = check
+        self._environment: Any  # an lmdb.Environment, or what stands in its place after a fork or a close
         self._open(durability, flag)
+        self.file = _file_id(self.location)
 
     # Opening and closing
 
@@ -74,17 +86,18 @@ class LmdbEngine(Engine):
             found = self.get(DURABILITY_KEY)
             if found is None:
                 raise StoreNotFound(f"{self.location!r} is an LMDB environment, but no store; name another place")
+            self._check(self.get(IDENTITY_KEY), self.location)
             self.durability = found.decode()
             if durability not in (None, self.durability):
                 self._change_durability(durability, flag)
             elif self.durability != (durability or "full"):
                 self._environment.close()
                 self._environment = self._open_environment(self.durability)
-            self._environment.reader_check()
+            with translated(self.location):
+                self._environment.reader_check()
         except BaseException:
             self._environment.close()
             raise
-        self.file = _identity(self.location)
 
     def _check_suspect(self) -> None:
         if self._directory is not None and self._directory.suspect:
@@ -122,7 +135,7 @@ class LmdbEngine(Engine):
                 raise translate(exc, self.location) from exc
             else:
                 self._map_size = size
-                self._growable = not self.options.map_size and size < _reserved(self.location)
+                self._movable = size < _reserved(self.location)
                 self._readers: WeakSet[LmdbReader] = WeakSet()  # kept only where the map may have to move
                 return environment
 
@@ -155,20 +168,26 @@ class LmdbEngine(Engine):
             self._handles.pop()
             if self._handles:
                 return
-            _engines.pop(self.file, None)
+            if _engines.get(self.directory_id) is self:
+                del _engines[self.directory_id]
             self._close()
 
     def _close(self) -> None:
-        if isinstance(self._environment, Inherited):
+        environment, self._environment = self._environment, _Closed(self.location)
+        if isinstance(environment, Inherited):
             return
+        self._guard.close()
         directory = self._directory
-        if directory is not None and not self.read_only and directory.dirty and directory.try_exclusive():
-            # The last one out syncs what all wrote, and takes the mark away.
-            self._environment.sync(True)
-            directory.mark_clean()
-        self._environment.close()
-        if self._directory is not None:
-            self._directory.close()
+        try:
+            if directory is not None and not self.read_only and directory.dirty and directory.try_exclusive():
+                # The last one out syncs what all wrote, and takes the mark away.
+                with translated(self.location):
+                    environment.sync(True)
+                directory.mark_clean()
+        finally:
+            environment.close()
+            if directory is not None:
+                directory.close()
 
     # Forks
 
@@ -182,15 +201,20 @@ class LmdbEngine(Engine):
     def _reopen(self) -> Any:
         with self._reopening:
             if isinstance(self._environment, Inherited):
-                if _identity(self.location) != self.file:
-                    raise StoreReplaced(
-                        f"the data file of the store at {self.location!r} was replaced since; open it again"
-                    )
                 if self._directory is not None:
                     self._directory.lock_shared()
+                self.check_not_replaced()
                 self._unready = True
-                self._environment = self._open_environment(self.durability)
+                self._open(None, "w")
             return self._environment
+
+    def check_not_replaced(self) -> None:
+        """Raise StoreReplaced if the data file is not the one that was opened."""
+        if _file_id(self.location) != self.file:
+            raise StoreReplaced(
+                f"the data file of the store at {self.location!r} was deleted or replaced while it was open; close it "
+                f"everywhere in this process, and open it again"
+            )
 
     # Reading
 
@@ -202,21 +226,26 @@ class LmdbEngine(Engine):
         return record
 
     def first_byte(self, key: bytes) -> int | None:
-        try:
-            txn = self._environment.begin(None, None, False, True)  # db, parent, write, buffers
-            view = txn.get(key)
-            return view[0] if view else None
-        except lmdb.Error:
-            record = self.read().get(key)
-            return record[0] if record else None
+        with self._guard:
+            try:
+                txn = self._environment.begin(None, None, False, True)  # db, parent, write, buffers
+                view = txn.get(key)
+                return view[0] if view else None
+            except lmdb.Error:
+                pass
+        record = self.read().get(key)  # again, with what `_begin` can mend
+        return record[0] if record else None
 
     def read(self, heads: bool = False) -> LmdbReader:
         try:
             txn = self._environment.begin(None, None, False, heads)  # db, parent, write, buffers
         except lmdb.Error:
             txn = self._begin(buffers=heads)
-        reader = LmdbReader(self._environment, txn, self.location)
-        if self._growable:
+        if heads:
+            reader: LmdbReader = LmdbLooker(self._environment, txn, self.location, self._guard)
+        else:
+            reader = LmdbReader(self._environment, txn, self.location)
+        if self._movable:
             self._readers.add(reader)
         return reader
 
@@ -225,6 +254,8 @@ class LmdbEngine(Engine):
     def write(self) -> LmdbWriter:
         if self._unready:
             self._make_ready()
+        if self._movable:
+            self._grow_early()
         try:
             txn = self._environment.begin(None, None, True)  # db, parent, write
         except lmdb.Error:
@@ -234,7 +265,9 @@ class LmdbEngine(Engine):
     def _make_ready(self) -> None:
         """What must be done before the first write."""
         if self.read_only:
-            raise ReadOnlyStore(f"the store at {self.location!r} can only be read by this process")
+            raise ReadOnlyStore(
+                f"the store at {self.location!r} can only be read by this process; mend its permissions"
+            )
         if self.durability == "process" and self._directory is not None and not self._directory.dirty:
             self._directory.mark_dirty()
         self._unready = False
@@ -285,31 +318,41 @@ class LmdbEngine(Engine):
 
     def _grow(self, full: StoreFull) -> bool:
         """Double a map that could not be reserved whole; whether it was done."""
-        if not self._growable or not isinstance(full.__cause__, lmdb.MapFullError):
+        if not self._movable or self.options.map_size or not isinstance(full.__cause__, lmdb.MapFullError):
             return False
-        self._resize(2 * self._environment.info()["map_size"], full.__cause__)
+        self._resize(2 * self._map_size, full.__cause__)
         return True
 
-    def _resize(self, size: int, cause: lmdb.Error) -> None:
+    def _grow_early(self) -> None:
+        """Grow such a map when it is half full: a transaction of the user's cannot be run again."""
+        with translated(self.location):
+            used = self._environment.info()["last_pgno"] * self._environment.stat()["psize"]
+        if not self.options.map_size and 2 * used > self._map_size and not len(self._readers):
+            with suppress(StoreFull):
+                self._resize(2 * self._map_size, None)
+
+    def _resize(self, size: int, cause: lmdb.Error | None) -> None:
         """Map `size` bytes (0: what the file has), once no reader of this process is left behind."""
         deadline = time.monotonic() + 5.0
         while len(self._readers):
             if time.monotonic() > deadline:
-                raise StoreFull(
+                raise (StoreLocked if size == 0 else StoreFull)(
                     f"the map of the store at {self.location!r} must grow, but snapshots or iterations of this process "
                     f"are open; end them, or reserve more with map_size"
                 ) from cause
             time.sleep(0.001)
-        try:
-            self._environment.set_mapsize(size)
-            self._map_size = self._environment.info()["map_size"]
-        except lmdb.Error as exc:
-            # The old map is gone already, and with it the environment.
-            self._environment.close()
-            self._environment = self._open_environment(self.durability)
-            raise StoreFull(
-                f"the map of the store at {self.location!r} cannot grow: the system has no more address space for it"
-            ) from exc
+        with self._guard.shut():
+            try:
+                self._environment.set_mapsize(size)
+                self._map_size = self._environment.info()["map_size"]
+            except lmdb.Error as exc:
+                # The old map is gone already, and with it the environment.
+                self._environment.close()
+                self._environment = self._open_environment(self.durability)
+                raise StoreFull(
+                    f"the map of the store at {self.location!r} cannot grow: the system has no more addresses; lift "
+                    f"its limit, or delete something"
+                ) from exc
 
     def stats(self) -> Mapping[str, int]:
         try:
@@ -324,26 +367,50 @@ class LmdbEngine(Engine):
         }
 
 
-# The environments of this process, by the identity of their data file.
+class _Closed:
+    """Stands where the environment of a closed engine was."""
+
+    def __init__(self, location: str) -> None:
+        self._location = location
+
+    def __getattr__(self, _name: str) -> Any:
+        raise StoreClosed(f"the store at {self._location!r} is closed; open it again")
+
+    def close(self) -> None:
+        """Closed already."""
+
+
+# The environments of this process, by the identity of their directory.
 _engines: dict[tuple[int, int], LmdbEngine] = {}
 _opening = threading.RLock()  # a store that is collected inside of it is closed inside of it
 
 
 def open_lmdb(
-    path: str, flag: str, initial: Mapping[bytes, bytes], durability: str | None, options: Options
+    path: str,
+    flag: str,
+    initial: Mapping[bytes, bytes],
+    durability: str | None,
+    check: Callable[[bytes | None, str], None],
+    options: Options,
 ) -> LmdbEngine:
-    """The engine of the directory at `path`, made if `flag` allows it, with one handle counted."""
+    """The engine of the directory at `path`, made if `flag` allows it, with one handle counted.
+
+    `check(identity, location)` refuses a store that is not what the caller takes it for.
+    """
     location = os.path.abspath(path)
-    with _opening:
-        engine = _engines.get(_identity(location))
+    with _opening, translated_os(location):
+        engine = _engines.get(_directory_id(location))
         if engine is None:
-            engine = _open_first(location, flag, initial, durability, options)
+            engine = _open_first(location, flag, initial, durability, check, options)
             engine.retain()
-            _engines[engine.file] = engine
+            engine.directory_id = _directory_id(location)
+            _engines[engine.directory_id] = engine
             return engine
         engine.retain()
         try:
             _check_same(engine, flag, durability, options)
+            engine.check_not_replaced()
+            check(engine.get(IDENTITY_KEY), location)
         except BaseException:
             engine.release()
             raise
@@ -351,21 +418,25 @@ def open_lmdb(
 
 
 def _open_first(
-    location: str, flag: str, initial: Mapping[bytes, bytes], durability: str | None, options: Options
+    location: str,
+    flag: str,
+    initial: Mapping[bytes, bytes],
+    durability: str | None,
+    check: Callable[[bytes | None, str], None],
+    options: Options,
 ) -> LmdbEngine:
     if options.immutable:
         if flag != "r":
             raise ValueError("immutable=True is for reading; open with flag 'r'")
-        if not os.path.exists(os.path.join(location, "data.mdb")):
-            raise StoreNotFound(f"there is no store at {location!r}")
-        return LmdbEngine(location, None, options, durability, flag)
+        check_readable(location, options.private)
+        return LmdbEngine(location, None, options, durability, flag, check)
 
     def make(directory: str) -> None:
         _make_environment(directory, {**initial, DURABILITY_KEY: (durability or "full").encode()}, options)
 
     directory = Directory.open(location, flag, options.private, make, _is_store)
     try:
-        return LmdbEngine(location, directory, options, durability, flag)
+        return LmdbEngine(location, directory, options, durability, flag, check)
     except BaseException:
         directory.close()
         raise
@@ -386,33 +457,36 @@ def _check_same(engine: LmdbEngine, flag: str, durability: str | None, options: 
 
 
 def _make_environment(path: str, initial: Mapping[bytes, bytes], options: Options) -> None:
-    environment = lmdb.open(path, map_size=_LEAST_MAP, mode=0o600 if options.private else 0o666, lib_version=0)
-    try:
-        with environment.begin(write=True) as txn:
-            for key, record in initial.items():
-                txn.put(key, record)
-    finally:
-        environment.close()
+    with translated(path):
+        environment = lmdb.open(path, map_size=_LEAST_MAP, mode=0o600 if options.private else 0o666, lib_version=0)
+        try:
+            with environment.begin(write=True) as txn:
+                for key, record in initial.items():
+                    txn.put(key, record)
+        finally:
+            environment.close()
 
 
 def _is_store(path: str) -> bool:
     """Whether an environment that nobody vouches for is one of ours.  Leaves no trace in the directory."""
     check_whole(path)
-    try:
+    with translated(path):
         environment = lmdb.open(path, readonly=True, lock=False, create=False, lib_version=0)
-    except lmdb.Error as exc:
-        raise translate(exc, path) from exc
-    try:
-        return environment.begin().get(DURABILITY_KEY) is not None
-    finally:
-        environment.close()
+        try:
+            return environment.begin().get(DURABILITY_KEY) is not None
+        finally:
+            environment.close()
 
 
-def _identity(path: str) -> tuple[int, int]:
+def _file_id(path: str) -> tuple[int, int]:
     """What names the data file whatever the path to it: device and inode; (0, 0) where there is none."""
+    return _directory_id(os.path.join(path, "data.mdb"))
+
+
+def _directory_id(path: str) -> tuple[int, int]:
     try:
-        status = os.stat(os.path.join(path, "data.mdb"))
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        status = os.stat(path)
+    except OSError:
         return 0, 0
     return status.st_dev, status.st_ino
 
@@ -429,8 +503,7 @@ def _after_fork_in_child() -> None:
     _opening = threading.RLock()  # its holder may be a thread that the child does not have
     for engine in _engines.values():
         engine.disown()
-    if _engines:
-        allow_opening_again()
+    allow_opening_again()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

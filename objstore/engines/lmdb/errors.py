@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import lmdb
 
 from objstore.engines.base import OWN_TRANSACTION
-from objstore.errors import StoreClosed, StoreCorrupt, StoreDenied, StoreError, StoreFull, TransactionError
+from objstore.errors import (
+    ReadOnlyStore,
+    StoreClosed,
+    StoreCorrupt,
+    StoreDenied,
+    StoreError,
+    StoreFull,
+    TransactionError,
+)
 
 _TRANSLATIONS: tuple[tuple[tuple[type[lmdb.Error], ...], type[StoreError], str], ...] = (
     (
@@ -56,4 +68,34 @@ def translate(exc: lmdb.Error, location: str) -> StoreError:
     for kinds, error, message in _TRANSLATIONS:
         if isinstance(exc, kinds):
             return error(f"{where} {message}")
-    return StoreError(f"{where}: {exc}")
+    return StoreError(f"{where} met an error of LMDB; close it, open it again, and look at the cause: {exc}")
+
+
+@contextmanager
+def translated(location: str) -> Iterator[None]:
+    """`translate` for a block that is not on the hot path."""
+    try:
+        yield
+    except lmdb.Error as exc:
+        raise translate(exc, location) from exc
+
+
+@contextmanager
+def translated_os(location: str) -> Iterator[None]:
+    """The same for what the operating system says while files are opened or made."""
+    try:
+        yield
+    except StoreError:  # some are OSError, too
+        raise
+    except OSError as exc:
+        said = f"the store at {location!r} cannot be opened or made: {exc.strerror}"
+        if exc.errno in (errno.EACCES, errno.EPERM):
+            raise StoreDenied(
+                f"no permission to open the store at {location!r}: {exc.filename!r} is refused to this process; mend "
+                f"its permissions, or name another place"
+            ) from exc
+        if exc.errno == errno.EROFS:
+            raise ReadOnlyStore(f"{said}; open it with flag 'r'") from exc
+        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreFull(f"{said}; make room and try again") from exc
+        raise StoreError(f"{said} ({exc.filename!r}); name another place") from exc

@@ -1,5 +1,7 @@
 """Forks: in a child, LMDB must see neither the inherited environment nor its end.
 
+The hook in the child loads nothing: a module that another thread was loading at the fork stays locked.
+
 LMDB forbids all use of an environment across a fork, and closing it in the child is no way out: py-lmdb
 waits there for operations of threads that the child does not have, for ever, and aborting the inherited
 read transactions frees the reader slots in which the parent still reads.  So a child keeps what it
@@ -8,9 +10,12 @@ inherited, untouched, until it ends, and opens the files anew at its first use.
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable
 from typing import Any
+
+from lmdb import _envid
 
 
 class Inherited:
@@ -25,8 +30,6 @@ class Inherited:
 
 def keep_for_ever(environment: Any) -> None:
     """Count one reference more than there is, so that not even the end of the interpreter closes it."""
-    import ctypes  # here: it is only needed in forked children, and not cheap to load
-
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(environment))
 
 
@@ -37,8 +40,6 @@ def allow_opening_again() -> None:
     when its environment is closed, which a child must not do.  So in a child the process is made a
     part of that identity.
     """
-    from lmdb import _envid
-
     module: Any = _envid  # it is not typed
     plain, here = module.env_keys, os.getpid()
     module.env_keys = lambda path, subdir: tuple((*key, here) for key in plain(path, subdir))

@@ -7,7 +7,9 @@ transaction is ended by the thread that began it (see `transaction`).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from threading import get_ident
 from typing import Any
 
@@ -15,7 +17,7 @@ import lmdb
 
 from objstore.engines.base import process
 from objstore.engines.lmdb.errors import translate
-from objstore.errors import TransactionError
+from objstore.errors import StoreClosed, TransactionError
 from objstore.record import HEAD_BYTES
 
 _FORKED = "this began before a fork and belongs to the parent; begin a new one in the child"
@@ -72,16 +74,13 @@ class LmdbReader:
         except lmdb.Error as exc:
             raise translate(exc, self._location) from exc
 
-    # In a transaction opened for heads, keys and records are views: keys are copied, and of records the heads.
-
     def scan_keys(self, start: bytes, stop: bytes | None = None, reverse: bool = False) -> Iterator[bytes]:
         born = self._born
         try:
             cursor = self._place(start, stop, reverse)
             if cursor is None:
                 return
-            for found in cursor.iterprev(values=False) if reverse else cursor.iternext(values=False):
-                key = bytes(found)
+            for key in cursor.iterprev(values=False) if reverse else cursor.iternext(values=False):
                 if process.generation != born:
                     raise TransactionError(_FORKED)
                 if key < start if reverse else stop is not None and key >= stop:
@@ -93,20 +92,7 @@ class LmdbReader:
     def scan_heads(
         self, start: bytes, stop: bytes | None = None, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes, int]]:
-        born = self._born
-        try:
-            cursor = self._place(start, stop, reverse)
-            if cursor is None:
-                return
-            for found, record in cursor.iterprev() if reverse else cursor.iternext():
-                key = bytes(found)
-                if process.generation != born:
-                    raise TransactionError(_FORKED)
-                if key < start if reverse else stop is not None and key >= stop:
-                    return
-                yield key, bytes(record[:HEAD_BYTES]), len(record)
-        except lmdb.Error as exc:
-            raise translate(exc, self._location) from exc
+        return ((key, record[:HEAD_BYTES], len(record)) for key, record in self.scan(start, stop, reverse))
 
     def _place(self, start: bytes, stop: bytes | None, reverse: bool) -> Any:
         """A cursor on the first item to visit, or None where there is none."""
@@ -133,6 +119,86 @@ class LmdbReader:
             raise TransactionError(_FORKED)
 
 
+class LmdbLooker(LmdbReader):
+    """A read transaction for heads: it gets views of the map, and copies no more of them than is asked for.
+
+    A view must not outlive the map.  So each is made, copied from and dropped under the guard, and the
+    engine neither closes nor moves the map while somebody is under it.
+    """
+
+    def __init__(self, environment: Any, txn: Any, location: str, guard: Guard) -> None:
+        super().__init__(environment, txn, location)
+        self._guard = guard
+
+    def get(self, key: bytes) -> bytes | None:
+        with self._guard:
+            view = super().get(key)
+            return None if view is None else bytes(view)
+
+    def scan_keys(self, start: bytes, stop: bytes | None = None, reverse: bool = False) -> Iterator[bytes]:
+        return (key for key, _, _ in self.scan_heads(start, stop, reverse))
+
+    def scan_heads(
+        self, start: bytes, stop: bytes | None = None, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes, int]]:
+        while True:
+            try:
+                with self._guard:
+                    cursor = self._place(start, stop, reverse)
+                    if cursor is None:
+                        return
+                    view, record = cursor.item()
+                    key, head, size = bytes(view), bytes(record[:HEAD_BYTES]), len(record)
+                    del view, record
+            except lmdb.Error as exc:
+                raise translate(exc, self._location) from exc
+            if key < start if reverse else stop is not None and key >= stop:
+                return
+            yield key, head, size
+            if reverse:
+                stop = key
+            else:
+                start = key + b"\x00"
+
+
+class Guard:
+    """Counts those who hold views of the map, so that it is not taken away under them."""
+
+    def __init__(self) -> None:
+        self._holders: list[None] = []  # counted by its length, so that no thread can miscount
+        self._shut = False
+        self._closed = False
+
+    def __enter__(self) -> None:
+        self._holders.append(None)
+        while self._shut:
+            self._holders.pop()
+            if self._closed:
+                raise StoreClosed("the store is closed; open it again")
+            time.sleep(0.0001)
+            self._holders.append(None)
+
+    def __exit__(self, *_exc: object) -> None:
+        self._holders.pop()
+
+    @contextmanager
+    def shut(self) -> Iterator[None]:
+        """Nobody holds a view in this block; those who come wait for its end."""
+        self._shut = True
+        try:
+            while self._holders:
+                time.sleep(0.0001)
+            yield
+        finally:
+            self._shut = self._closed
+
+    def close(self) -> None:
+        """Nobody holds a view any more."""
+        self._closed = True
+        with self.shut():
+            pass
+
+
 class LmdbWriter(LmdbReader):
     """The write transaction of this process, or a savepoint in it."""
 
@@ -146,18 +212,21 @@ class LmdbWriter(LmdbReader):
             raise TransactionError("this belongs to the thread that began it; begin another in this one")
 
     def put(self, key: bytes, record: bytes) -> None:
+        self._check()
         try:
             self._txn.put(key, record)
         except lmdb.Error as exc:
             raise translate(exc, self._location) from exc
 
     def put_many(self, items: Iterable[tuple[bytes, bytes]]) -> None:
+        self._check()
         try:
             self._txn.cursor().putmulti(items)
         except lmdb.Error as exc:
             raise translate(exc, self._location) from exc
 
     def delete(self, key: bytes) -> bool:
+        self._check()
         try:
             there: bool = self._txn.delete(key)
         except lmdb.Error as exc:
@@ -195,11 +264,6 @@ class LmdbWriter(LmdbReader):
 
     def scan_keys(self, start: bytes, stop: bytes | None = None, reverse: bool = False) -> Iterator[bytes]:
         return (key for key, _ in self.scan(start, stop, reverse))
-
-    def scan_heads(
-        self, start: bytes, stop: bytes | None = None, reverse: bool = False
-    ) -> Iterator[tuple[bytes, bytes, int]]:
-        return ((key, record[:HEAD_BYTES], len(record)) for key, record in self.scan(start, stop, reverse))
 
     def savepoint(self) -> LmdbWriter:
         self._check()
