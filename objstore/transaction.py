@@ -105,15 +105,15 @@ class Unit:
         if self._ended or self._writer is not None:
             raise TransactionError("a transaction is entered once; begin another")
         if self._outer is not None:
-            self._outer.writer()
-        self.engine.retain()  # it stays open for as long as this lasts, whoever closes a handle
-        try:
             self._writer = self._begin()
-        except BaseException:
-            self.engine.release()
-            raise
-        if self._outer is not None:
             self._outer.resting = True
+        else:
+            self.engine.retain()  # it stays open for as long as this lasts, whoever closes a handle
+            try:
+                self._writer = self._begin()
+            except BaseException:
+                self.engine.release()
+                raise
         self._thread = threading.get_ident()
         self._born = process.generation
 
@@ -122,15 +122,16 @@ class Unit:
         writer, self._writer = self._writer, None
         assert writer is not None
         self._ended = True
-        if self._outer is not None:
-            self._outer.resting = False
         try:
             if commit and not self.resting:
                 writer.commit()
             else:
                 writer.abort()
         finally:
-            self.engine.release()
+            if self._outer is not None:
+                self._outer.resting = False
+            else:
+                self.engine.release()
         if self.resting:
             raise TransactionError("a savepoint of the transaction was open at its end, so nothing of it was applied")
 
