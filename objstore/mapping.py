@@ -425,8 +425,7 @@ class Writable(Readable[K, V], MutableMapping[K, V]):
         """
         expires, labels = self._expires_at(ttl), check_tags(tags)
         packed = self._space.pack_many(chain(pairs(other), more.items()), expires, labels)
-        if packed:
-            self._apply(self._space.put_many, packed, expires, labels)
+        self._apply(self._space.put_many, packed, expires, labels)
 
     def __ior__(self, other: Any) -> Any:  # type: ignore[misc]  # | gives a dict, as it must leave the store alone
         self.update(other)

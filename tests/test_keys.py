@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pytest
 import strategies
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from objstore.keys import ORDERED_BYTES, LostKey, decode, encode, family, prefix_bounds, shorten
@@ -233,6 +233,7 @@ class TestPrefix:
         some = data.draw(st.lists(kind, min_size=1, max_size=8))
         first = some[0]
         prefix = first[: data.draw(st.integers(0, len(first)))]
+        assume(len(encode(prefix)) < ORDERED_BYTES)  # a longer one is refused, see below
         longer = [prefix + first[-1:], prefix + first, first + prefix]
         others = [None, 0, "", b"", (), ("",)]
         everything = [*some, *longer, *others]

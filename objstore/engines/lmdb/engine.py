@@ -226,13 +226,17 @@ class LmdbEngine(Engine):
         return record
 
     def first_byte(self, key: bytes) -> int | None:
-        with self._guard:
-            try:
+        guard = self._guard
+        guard.holders.append(None)  # `with guard`, without the calls
+        try:
+            if not guard.is_shut:
                 txn = self._environment.begin(None, None, False, True)  # db, parent, write, buffers
                 view = txn.get(key)
                 return view[0] if view else None
-            except lmdb.Error:
-                pass
+        except lmdb.Error:
+            pass
+        finally:
+            guard.holders.pop()
         record = self.read().get(key)  # again, with what `_begin` can mend
         return record[0] if record else None
 
@@ -314,7 +318,10 @@ class LmdbEngine(Engine):
             except lmdb.MapResizedError as exc:
                 self._resize(0, exc)
             except lmdb.Error as exc:
-                raise translate(exc, self.location) from exc
+                if not self._guard.is_shut:
+                    raise translate(exc, self.location) from exc
+                with self._guard:  # the map is being moved: wait for that
+                    pass
 
     def _grow(self, full: StoreFull) -> bool:
         """Double a map that could not be reserved whole; whether it was done."""

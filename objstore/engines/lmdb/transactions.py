@@ -165,32 +165,32 @@ class Guard:
     """Counts those who hold views of the map, so that it is not taken away under them."""
 
     def __init__(self) -> None:
-        self._holders: list[None] = []  # counted by its length, so that no thread can miscount
-        self._shut = False
+        self.holders: list[None] = []  # counted by its length, so that no thread can miscount
+        self.is_shut = False
         self._closed = False
 
     def __enter__(self) -> None:
-        self._holders.append(None)
-        while self._shut:
-            self._holders.pop()
+        self.holders.append(None)
+        while self.is_shut:
+            self.holders.pop()
             if self._closed:
                 raise StoreClosed("the store is closed; open it again")
             time.sleep(0.0001)
-            self._holders.append(None)
+            self.holders.append(None)
 
     def __exit__(self, *_exc: object) -> None:
-        self._holders.pop()
+        self.holders.pop()
 
     @contextmanager
     def shut(self) -> Iterator[None]:
         """Nobody holds a view in this block; those who come wait for its end."""
-        self._shut = True
+        self.is_shut = True
         try:
-            while self._holders:
+            while self.holders:
                 time.sleep(0.0001)
             yield
         finally:
-            self._shut = self._closed
+            self.is_shut = self._closed
 
     def close(self) -> None:
         """Nobody holds a view any more."""
