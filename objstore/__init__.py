@@ -1,4 +1,4 @@
-"""objstore: a dictionary that lives on disk; ordered, transactional, and as fast as LMDB and pickle.
+"""objstore: a dictionary that lives on disk; ordered, transactional, and almost as fast as LMDB and pickle.
 
 The public names and nothing else; `import objstore` loads no optional dependency.
 """

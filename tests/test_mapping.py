@@ -334,6 +334,18 @@ class TestExpiry:
         assert mapping.expire() == 0
         assert len(mapping) == 4
 
+    def test_an_operation_reads_the_clock_once(self, mapping, clock, monkeypatch):
+        def ticking():
+            clock.now += 1
+            return clock.now
+
+        monkeypatch.setattr(mapping._space, "clock", ticking)
+        for _ in range(10):
+            mapping.set("n", 1, ttl=3)
+            assert mapping.increment("n", default=0) in (1, 2)  # it is there or it is not, and never both
+            mapping.compare_and_set("n", 1, 2)
+            mapping.pop("n", None)
+
     @pytest.mark.parametrize("ttl", [0, -1, float("nan"), float("inf"), 1e10])
     def test_a_ttl_out_of_bounds_is_a_value_error(self, mapping, ttl):
         with pytest.raises(ValueError, match="None is for ever"):

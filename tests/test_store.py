@@ -4,6 +4,8 @@ import gc
 import os
 import pickle
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -171,6 +173,41 @@ class TestHandles:
         error = UnsupportedOperation("transaction", "cluster", "use modify")
         assert isinstance(error, NotImplementedError)
         assert (error.operation, error.engine) == ("transaction", "cluster")
+
+
+LOOK_AND_CLOSE = """
+import random, sys, threading, time
+from objstore import Store, StoreClosed
+
+with Store(sys.argv[1]) as store:
+    store.update({number: bytes(random.choice([10, 5_000, 100_000])) for number in range(100)})
+    store.set("expires", 1, ttl=1e6)
+    size = sum(entry.size for entry in store.entries())
+
+def look(store):
+    try:
+        while True:
+            assert all(number in store for number in range(100))
+            assert sum(entry.size for entry in store.entries()) == size
+    except StoreClosed:
+        pass
+
+end = time.monotonic() + 3
+while time.monotonic() < end:
+    store = Store(sys.argv[1])
+    threads = [threading.Thread(target=look, args=(store,)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    time.sleep(random.uniform(0, 0.01))
+    store.close()
+    for thread in threads:
+        thread.join()
+"""
+
+
+def test_a_store_may_be_closed_while_other_threads_look_into_it(tmp_path):
+    # In a process of its own: what went wrong here would end it.
+    subprocess.run([sys.executable, "-c", LOOK_AND_CLOSE, tmp_path / "a.store"], check=True)
 
 
 class TestNamespaces:

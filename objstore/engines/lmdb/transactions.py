@@ -207,7 +207,8 @@ class LmdbWriter(LmdbReader):
         self._thread = get_ident()
 
     def _check(self) -> None:
-        super()._check()
+        if self._born != process.generation:
+            raise TransactionError(_FORKED)
         if self._thread != get_ident():
             raise TransactionError("this belongs to the thread that began it; begin another in this one")
 
