@@ -179,6 +179,7 @@ LOOK_AND_CLOSE = """
 import random, sys, threading, time
 from objstore import Store, StoreClosed
 
+sys.setswitchinterval(1e-6)  # without the guard, the process then ends within a second
 with Store(sys.argv[1]) as store:
     store.update({number: bytes(random.choice([10, 5_000, 100_000])) for number in range(100)})
     store.set("expires", 1, ttl=1e6)
