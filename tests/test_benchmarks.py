@@ -1,0 +1,20 @@
+"""The benchmarks run, and print what they promise; what they print is not judged here."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_one_command_prints_the_ratios():
+    command = [sys.executable, "-m", "benchmarks.ratios", "--quick"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for work in ("store[key]", "key in store", "len(store)", "get_many", "items()", "put, full", "update", "list get"):
+        assert any(line.startswith(work) for line in printed.splitlines()), work
+
+
+def test_each_operation_stands_beside_the_hand_written_one():
+    command = [sys.executable, "-m", "pytest", "benchmarks", "--benchmark-disable", "-q", "-p", "no:cacheprovider"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "passed" in printed
