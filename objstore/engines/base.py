@@ -5,8 +5,8 @@ knows no objects, no codecs, no namespaces and no expiry; it says what it can do
 what it cannot do raises `UnsupportedOperation` above it, never an imitation.
 
 A `Reader` sees one committed state for as long as it lives.  There is no `close`: it ends when the last
-reference to it, or to an iterator from it, is dropped, or with the engine.  A `Writer` also sees its own changes; there is one at a time, in all processes, and it belongs to
-the thread that opened it.
+reference to it, or to an iterator from it, is dropped, or with the engine.  A `Writer` also sees its own
+changes; there is one at a time, in all processes, and it belongs to the thread that opened it.
 
 After a fork, what the child inherited is not its own.  `process.generation` tells: it is counted up in
 every forked child, and whoever remembers the count of its birth knows whether it was inherited.
