@@ -154,7 +154,8 @@ class Space:
             and payload[:1] == PLAIN_MARK
         ):
             return tree_key, payload + digest(payload, key_digest(tree_key))
-        size = record.packed_size(payload, frames, tags, None if self.is_short(tree_key) else keys.encode(key))
+        long_key = None if self.is_short(tree_key) else keys.encode(key)
+        size = record.packed_size(payload, frames, tags, long_key)
         if size > record.MAX_RECORD_BYTES:
             raise EncodeError(
                 f"the value for key {keys.show(key)} takes {size} bytes, and a record ends at 4 GiB; store it in parts",
@@ -166,7 +167,7 @@ class Space:
             codec=self.codec.number,
             expires_at=expires_at,
             tags=tags,
-            long_key=None if self.is_short(tree_key) else keys.encode(key),
+            long_key=long_key,
             frames=frames,
         )
 
@@ -262,7 +263,7 @@ class Space:
                     raise self.undecodable(key, exc) from exc
             else:
                 try:
-                    value = self.value(key, tree_key, stored, now)
+                    value = self._unpacked_value(key, tree_key, stored, now)
                 except KeyError:  # expired
                     continue
             yield key, value

@@ -140,7 +140,7 @@ class Directory:
         """The data file is in its place: clear away, and say so, when the disk knows."""
         shutil.rmtree(os.path.join(self.path, MAKING), ignore_errors=True)
         _sync_directory(self.path)
-        self._write_text(_COMPLETE + "\n")
+        self.mark_clean()
         _sync_directory(os.path.dirname(self.path))
         self.lock_shared()
 
