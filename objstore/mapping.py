@@ -3,9 +3,10 @@
 `Readable` is all that can be read and `Writable` all that can be written, over five primitives that say
 where one looks and how a change is applied:
 
-    _record(tree_key)           the stored bytes, or None
-    _first_byte(tree_key)       the first of them, or None
-    _reader(heads)              one consistent state
+    _find(tree_key)             the stored bytes, or None: the hot path
+    _record(tree_key)           the same, for everything else
+    _there(tree_key, beside)    whether there are any, and those of another key
+    _reader(views)              one consistent state
     _apply(function, *args)     run function(txn, *args) atomically; it may be run again
     _space                      which namespace
 
@@ -25,10 +26,10 @@ from pickle import loads
 from typing import Any, ClassVar, TypeVar
 
 from objstore import keys, record
-from objstore.engines.base import Reader, Writer
+from objstore.engines.base import Reader, Stored, Writer
 from objstore.errors import Conflict
-from objstore.record import BODY, PLAIN, TAIL, Header, digest, key_digest
-from objstore.space import LARGE, Found, Space, check_tag, check_tags, expires_at
+from objstore.record import BODY, LARGE, PLAIN, TAIL, Header, digest, key_digest
+from objstore.space import STATE_KEY, Found, Space, check_tag, check_tags, expires_at, may_expire
 from objstore.views import Entries, Entry, Items, Keys, Range, Stretch, Values
 
 K = TypeVar("K")
@@ -57,20 +58,23 @@ class Readable(Mapping[K, V]):
     _space: Space
     _codec_names: ClassVar = {0: "damaged", record.PICKLE: "pickle"}
 
-    def _record(self, tree_key: bytes) -> bytes | None:
+    def _find(self, tree_key: bytes) -> Stored | None:
         raise NotImplementedError
 
-    def _first_byte(self, tree_key: bytes) -> int | None:
+    def _record(self, tree_key: bytes) -> Stored | None:
         raise NotImplementedError
 
-    def _reader(self, heads: bool = False) -> Reader:
+    def _there(self, tree_key: bytes, beside: bytes) -> tuple[bool, Stored | None]:
+        raise NotImplementedError
+
+    def _reader(self, views: bool = False) -> Reader:
         raise NotImplementedError
 
     # The mapping
 
     def __getitem__(self, key: K) -> V:
         tree_key = self._space.tree_key(key)
-        found = self._record(tree_key)
+        found = self._find(tree_key)
         # A sound plain record is what `Space.value` finds most of the time; a call less for it.
         if (
             found
@@ -82,7 +86,11 @@ class Readable(Mapping[K, V]):
                 return loads(found)  # type: ignore[no-any-return]  # noqa: S301  (verified)
             except Exception as exc:  # whatever the objects raise while they are built
                 raise self._space.undecodable(key, exc) from exc
-        return self._space.value(key, tree_key, found)  # type: ignore[no-any-return]
+        return self._unusual(key, tree_key, found)  # type: ignore[no-any-return]
+
+    def _unusual(self, key: K, tree_key: bytes, found: Stored | None) -> Any:
+        """The value in a record that is not small and plain, or is none."""
+        return self._space.value(key, tree_key, found)
 
     def get(self, key: K, default: Any = None) -> Any:
         """The value of `key`, or `default`."""
@@ -92,9 +100,8 @@ class Readable(Mapping[K, V]):
             return default
 
     def __contains__(self, key: object) -> bool:
-        first = self._first_byte(self._space.tree_key(key))
-        # A plain record does not expire.
-        return first == PLAIN or (first is not None and self._look(key) is not None)
+        there, state = self._there(self._space.tree_key(key), STATE_KEY)
+        return there and not (may_expire(state) and self._look(key) is None)
 
     def __len__(self) -> int:
         return self._space.count(self._reader())
@@ -214,7 +221,7 @@ class Readable(Mapping[K, V]):
         """What is stored under `key`, if it is there and not expired."""
         space = self._space
         tree_key = space.tree_key(key)
-        reader = self._reader(heads=True)
+        reader = self._reader(views=True)
         for _, head, size in reader.scan_heads(tree_key, tree_key + b"\x00"):
             return space.look(tree_key, head, size, reader.get, space.now() if now is None else now)
         return None
@@ -223,7 +230,7 @@ class Readable(Mapping[K, V]):
         return Entry(self, found.tree_key, found.key, found.header, found.size, self._codec_names[found.header.codec])
 
     def _scan(self, stretch: Stretch) -> Iterator[Found]:
-        reader, now = self._reader(heads=True), self._space.now()
+        reader, now = self._reader(views=True), self._space.now()
         if stretch.tag is None:
             return self._space.scan(reader, stretch.start, stretch.stop, stretch.reverse, now)
         return self._space.scan_tag(reader, stretch.tag, stretch.start, stretch.stop, stretch.reverse, now)
@@ -458,7 +465,7 @@ class Writable(Readable[K, V], MutableMapping[K, V]):
     def _expires_at(self, ttl: TTL) -> int | None:
         return expires_at(self._default_ttl if ttl is DEFAULT else ttl, self._space.now())
 
-    def _present(self, key: K, now: int) -> tuple[bytes | None, Header | None]:
+    def _present(self, key: K, now: int) -> tuple[Stored | None, Header | None]:
         """The stored bytes under `key`, whatever they are, and their header if the key is there."""
         tree_key = self._space.tree_key(key)
         stored = self._record(tree_key)
@@ -467,7 +474,7 @@ class Writable(Readable[K, V], MutableMapping[K, V]):
         found = self._space.look(tree_key, stored, len(stored), lambda _: stored, now)
         return stored, None if found is None else found.header
 
-    def _put_back(self, key: K, found: bytes | None, header: Header, value: Any) -> bool:
+    def _put_back(self, key: K, found: Stored | None, header: Header, value: Any) -> bool:
         """Store another value with the same expiry and tags, if the record is still the one that was read."""
         tree_key, packed = self._space.pack(key, value, header.expires_at, header.tags)
         return self._apply(_replace, self._space, tree_key, found, packed, header.expires_at, header.tags)
@@ -494,7 +501,7 @@ def _replace(
     txn: Writer,
     space: Space,
     tree_key: bytes,
-    found: bytes | None,
+    found: Stored | None,
     packed: bytes | None,
     expires: int | None = None,
     tags: tuple[str, ...] = (),
@@ -509,7 +516,7 @@ def _replace(
     return True
 
 
-def _replace_last(txn: Writer, space: Space, tree_key: bytes, found: bytes | None, now: int) -> bool:
+def _replace_last(txn: Writer, space: Space, tree_key: bytes, found: Stored | None, now: int) -> bool:
     """Remove the record `found`, if it is what is still there, and still the last."""
     for last in space.scan(txn, space.start, space.stop, True, now):
         return last.tree_key == tree_key and _replace(txn, space, tree_key, found, None)

@@ -32,6 +32,7 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
 from datetime import timedelta
 from hashlib import blake2b
 from pickle import loads
@@ -39,12 +40,12 @@ from typing import Any, NamedTuple
 
 from objstore import keys, record
 from objstore.codecs.base import Codec
-from objstore.engines.base import Reader, Writer
+from objstore.engines.base import Reader, Stored, Writer
 from objstore.errors import CorruptRecord, DecodeError, EncodeError, StoreError
 from objstore.keys import ORDERED_BYTES
-from objstore.record import BODY, PLAIN, PLAIN_MARK, TAIL, Damaged, Header, digest, key_digest
+from objstore.record import BODY, LARGE, PLAIN, PLAIN_MARK, TAIL, Damaged, Header, digest, key_digest
 
-_STATE_KEY = b"\x00s"
+STATE_KEY = b"\x00s"
 _CATALOG = b"\x01"
 _CATALOG_END = b"\x02"
 _EXPIRY = b"\x02"
@@ -67,10 +68,7 @@ _state = struct.Struct("<BQ")
 _count = struct.Struct("<Q")
 
 # Three keys of the library's own in every new store: durability, identity, state.
-INITIAL_STATE = {_STATE_KEY: _state.pack(0, 3)}
-
-# Above this size, slicing a record to digest it costs more than a view of it.
-LARGE = 64 * 1024
+INITIAL_STATE = {STATE_KEY: _state.pack(0, 3)}
 
 # Names that begin so are the library's own: not listed, and refused to users.
 RESERVED_NAME = "\x00"
@@ -88,8 +86,12 @@ class Found(NamedTuple):
 class Space:
     """One namespace: keys to tree keys, values to records, and the writes that keep the books true.
 
-    `clock` gives seconds since 1970; expiry goes by it.
+    `clock` gives seconds since 1970; expiry goes by it.  The values it gives are private, and every byte of
+    them is verified; those of a space that is `viewing` share the memory of the record where they can.
     """
+
+    _views = False
+    _verifies = True
 
     def __init__(self, name: str, codec: Codec, clock: Callable[[], float] = time.time) -> None:
         self.name = name
@@ -106,12 +108,21 @@ class Space:
 
     def sibling(self, name: str) -> Space:
         """The space of another namespace in the same store."""
-        return Space(name, self.codec, self.clock)
+        space = Space(name, self.codec, self.clock)
+        space._views, space._verifies = self._views, self._verifies
+        return space
+
+    def viewing(self, verify: bool) -> Space:
+        """This space, but large buffers in its values are the record's own memory, verified only if they shall be."""
+        space = copy(self)
+        space._views, space._verifies = True, verify
+        return space
 
     def frozen(self) -> Space:
         """This space at this moment: nothing expires in it any more."""
-        now = self.clock()
-        return Space(self.name, self.codec, lambda: now)
+        space, now = copy(self), self.clock()
+        space.clock = lambda: now
+        return space
 
     def now(self) -> int:
         """Microseconds since 1970, one reading of the clock."""
@@ -126,7 +137,7 @@ class Space:
         """Whether the tree holds the whole key, so that nobody need look into the record for it."""
         return len(tree_key) <= self._short
 
-    def key(self, tree_key: bytes, stored: bytes) -> Any:
+    def key(self, tree_key: bytes, stored: Stored) -> Any:
         """The key of a record, from the tree or, where it is long, from the record."""
         if self.is_short(tree_key):
             return keys.decode(tree_key[self._key_at :])
@@ -192,8 +203,8 @@ class Space:
                 packed.append(pack(key, value))
         return packed
 
-    def value(self, key: Any, tree_key: bytes, found: bytes | None, now: int | None = None) -> Any:
-        """The value in the record found for `key`: verified, private and writable.
+    def value(self, key: Any, tree_key: bytes, found: Stored | None, now: int | None = None) -> Any:
+        """The value in the record found for `key`.
 
         Raises KeyError where there is none, or it is expired; CorruptRecord, DecodeError.
         """
@@ -209,11 +220,12 @@ class Space:
                 raise self.undecodable(key, exc) from exc
         return self._unpacked_value(key, tree_key, found, now)
 
-    def _unpacked_value(self, key: Any, tree_key: bytes, found: bytes | None, now: int | None) -> Any:
+    def _unpacked_value(self, key: Any, tree_key: bytes, found: Stored | None, now: int | None) -> Any:
         if found is None:
             raise KeyError(key)
+        copied = isinstance(found, bytes)
         try:
-            header, payload, frames = record.unpack(tree_key, found)
+            header, payload, frames = record.unpack(tree_key, found, self._verifies or copied)
         except Damaged as exc:
             raise self._corrupt(key, exc) from exc
         if header.expires_at is not None and header.expires_at <= (self.now() if now is None else now):
@@ -221,7 +233,7 @@ class Space:
         if header.long_key is not None and header.long_key != keys.encode(key) and type(key) is not keys.LostKey:
             raise KeyError(key)  # two long keys with one digest of 128 bits
         try:
-            return self.codec.decode(payload, [bytearray(frame) for frame in frames])
+            return self.codec.decode(payload, frames if self._views else [bytearray(frame) for frame in frames])
         except Exception as exc:  # whatever the objects raise while they are built
             raise self.undecodable(key, exc) from exc
 
@@ -244,7 +256,7 @@ class Space:
             f"the record of key {keys.show(key)} is damaged: {exc}; restore it from a backup, or delete it", key
         )
 
-    def items(self, found: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[Any, Any]]:
+    def items(self, found: Iterable[tuple[bytes, Stored]]) -> Iterator[tuple[Any, Any]]:
         """Key and value of each record that is not expired."""
         now = self.now()
         decode, short, at = keys.decode, self._short, self._key_at
@@ -268,7 +280,7 @@ class Space:
                     continue
             yield key, value
 
-    def repack(self, key: Any, tree_key: bytes, stored: bytes, expires_at: int | None) -> bytes:
+    def repack(self, key: Any, tree_key: bytes, stored: Stored, expires_at: int | None) -> bytes:
         """The same record with another moment to expire.  Raises CorruptRecord."""
         try:
             header, payload, frames = record.unpack(tree_key, stored)
@@ -287,7 +299,7 @@ class Space:
     # What is there, seen without the values
 
     def look(
-        self, tree_key: bytes, head: record.Bytes, size: int, get: Callable[[bytes], bytes | None], now: int
+        self, tree_key: bytes, head: record.Bytes, size: int, get: Callable[[bytes], Stored | None], now: int
     ) -> Found | None:
         """What the first bytes of a record say, or None if it is expired.
 
@@ -303,7 +315,7 @@ class Space:
             return Found(tree_key, keys.decode(tree_key[self._key_at :]), header, size)
         return Found(tree_key, self._long_key(tree_key, header), header, size)
 
-    def _header(self, tree_key: bytes, head: record.Bytes, size: int, get: Callable[[bytes], bytes | None]) -> Header:
+    def _header(self, tree_key: bytes, head: record.Bytes, size: int, get: Callable[[bytes], Stored | None]) -> Header:
         try:
             try:
                 header = record.read_header(head, size)
@@ -318,7 +330,7 @@ class Space:
             return record.DAMAGED_HEADER
         return header
 
-    def _is_intact(self, tree_key: bytes, get: Callable[[bytes], bytes | None]) -> bool:
+    def _is_intact(self, tree_key: bytes, get: Callable[[bytes], Stored | None]) -> bool:
         try:
             record.unpack(tree_key, get(tree_key) or b"")
         except Damaged:
@@ -357,7 +369,7 @@ class Space:
 
     def expires(self, txn: Reader) -> bool:
         """Whether anything in the store was ever given a time to expire."""
-        return bool(self._state(txn)[0] & _EXPIRES_USED)
+        return may_expire(txn.get(STATE_KEY))
 
     def scan_keys(self, txn: Reader, start: bytes, stop: bytes | None, reverse: bool) -> Iterator[Any]:
         """The keys alone, without a look at the records: for where nothing expires."""
@@ -462,7 +474,7 @@ class Space:
         """Refuse a name whose hash another namespace of this store has."""
         catalogued = txn.get(self._catalog_key)
         if catalogued is not None and catalogued[_count.size :] != _utf8(self.name):
-            other = catalogued[_count.size :].decode("utf-8", "surrogatepass")
+            other = str(catalogued[_count.size :], "utf-8", "surrogatepass")
             raise StoreError(f"namespace {self.name!r} cannot be told from {other!r} in this store; take another name")
 
     def drop(self, txn: Writer, now: int) -> None:
@@ -471,12 +483,12 @@ class Space:
         self.delete_range(txn, self.start, self.stop, now)
         if txn.delete(self._catalog_key):
             flags, others = self._state(txn)
-            txn.put(_STATE_KEY, _state.pack(flags, others - 1))
+            txn.put(STATE_KEY, _state.pack(flags, others - 1))
 
     # The books
 
     def _state(self, txn: Reader) -> tuple[int, int]:
-        stored = txn.get(_STATE_KEY)
+        stored = txn.get(STATE_KEY)
         assert stored is not None, "every store is made with its state"
         return _state.unpack(stored)
 
@@ -493,7 +505,7 @@ class Space:
             txn.put(self._catalog_key, _count.pack(self._catalogued(txn) + own) + _utf8(self.name))
         if others or flags:
             had, before = self._state(txn)
-            txn.put(_STATE_KEY, _state.pack(had | flags, before + others))
+            txn.put(STATE_KEY, _state.pack(had | flags, before + others))
 
     def _index(self, txn: Writer, tree_key: bytes, expires_at: int | None, tags: Sequence[str]) -> int:
         added = 0
@@ -520,6 +532,11 @@ class Space:
                 yield index_key, tree_key, same and self._is_intact(tree_key, txn.get)
 
 
+def may_expire(state: Stored | None) -> bool:
+    """Whether anything in a store of this state was ever given a time to expire."""
+    return state is None or bool(state[0] & _EXPIRES_USED)
+
+
 def check_name(name: str) -> str:
     """The name, if a user may give it to a namespace."""
     if not isinstance(name, str):
@@ -533,7 +550,7 @@ def check_name(name: str) -> str:
 
 def namespace_names(txn: Reader) -> list[str]:
     """The names of the namespaces in use, without the library's own."""
-    names = [stored[_count.size :].decode("utf-8", "surrogatepass") for _, stored in txn.scan(_CATALOG, _CATALOG_END)]
+    names = [str(stored[_count.size :], "utf-8", "surrogatepass") for _, stored in txn.scan(_CATALOG, _CATALOG_END)]
     return sorted(name for name in names if not name.startswith(RESERVED_NAME))
 
 

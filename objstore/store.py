@@ -18,9 +18,10 @@ from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 from objstore import identity
 from objstore.codecs.pickling import Pickle
 from objstore.engines import connect
-from objstore.engines.base import IDENTITY_KEY, Engine, Reader, Writer
+from objstore.engines.base import IDENTITY_KEY, Engine, Held, Reader, Stored, Writer
 from objstore.errors import ReadOnlyStore, StoreClosed, UnsupportedOperation
 from objstore.mapping import DEFAULT, TTL, Writable, pairs
+from objstore.record import LARGE
 from objstore.space import (
     INITIAL_STATE,
     Space,
@@ -48,6 +49,8 @@ class Stats(NamedTuple):
     """Bytes of address space that are reserved."""
     readers: int
     """Reader slots taken, in all processes."""
+    held: tuple[Held, ...]
+    """The states that this process holds, oldest first, with `age` (seconds) and `bytes` (shown without a copy)."""
     durability: str
     id: str
     """What names this store and no other."""
@@ -130,8 +133,9 @@ class Store(Writable[K, V]):
         self._read_only = read_only or engine.read_only
         self._children: list[weakref.ref[Store[Any, Any]]] = []
         # The hot path, without a stop on the way.
+        self._find = engine.get  # type: ignore[method-assign,assignment]
         self._record = engine.get  # type: ignore[method-assign,assignment]
-        self._first_byte = engine.first_byte  # type: ignore[method-assign,assignment]
+        self._there = engine.holds  # type: ignore[method-assign,assignment]
         self._write: Callable[[], Writer] = partial(_refuse, engine.location) if self._read_only else engine.write
         self._apply = (  # type: ignore[method-assign]
             partial(_refuse, engine.location) if self._read_only else engine.transact
@@ -162,7 +166,8 @@ class Store(Writable[K, V]):
                 store.close()
         closed: Any = _Closed(self.location)
         self._engine = closed
-        self._record = self._first_byte = self._apply = self._write = closed.refuse  # type: ignore[method-assign]
+        self._find = self._record = self._there = closed.refuse  # type: ignore[method-assign]
+        self._apply = self._write = closed.refuse  # type: ignore[method-assign]
         self._release()
 
     def __enter__(self) -> Self:
@@ -185,24 +190,59 @@ class Store(Writable[K, V]):
         return _reopen, (type(self), self.location, flag, self._arguments, self._space.name)
 
     def supports(self, operation: str) -> bool:
-        """Whether the engine can do this: "ordered", "batches", "transaction", "snapshot"."""
+        """Whether the engine can do this: "ordered", "batches", "transaction", "snapshot", "view"."""
         return operation in self._engine.capabilities
 
     def _require(self, operation: str, hint: str) -> None:
         if not self.supports(operation):
             raise UnsupportedOperation(operation, self._engine.name, hint)
 
-    def _reader(self, heads: bool = False) -> Reader:
-        reader = self._engine.read(heads)
-        reader.keeper = self  # an iteration or a snapshot keeps the store open that nobody else remembers
+    def _reader(self, views: bool = False) -> Reader:
+        reader = self._engine.read(views)
+        reader.keeper = self  # an iteration keeps the store open that nobody else remembers
         return reader
+
+    def _unusual(self, key: K, tree_key: bytes, found: Stored | None) -> Any:
+        if isinstance(found, bytes) and len(found) >= LARGE:
+            self._find = self._find_large  # type: ignore[method-assign]  # the next one is likely to be large, too
+        return super()._unusual(key, tree_key, found)
+
+    def _find_large(self, tree_key: bytes) -> Stored | None:
+        """What the engine's `get` finds, but what is large is not copied: so its value takes one copy, not two.
+
+        It takes the place of `get` after a large record was found, and gives it back when one is not.
+        """
+        found = self._engine.view(tree_key)
+        if found is None or isinstance(found, bytes):
+            self._find = self._engine.get  # type: ignore[method-assign,assignment]
+        return found
 
     # Consistent states and units of work
 
-    def snapshot(self) -> Snapshot[K, V]:
-        """The store at this point in time, for reading: `with store.snapshot() as snap:`."""
+    def snapshot(self, *, verify: bool = False) -> Snapshot[K, V]:
+        """The store at this point in time, for reading: `with store.snapshot() as snap:`.
+
+        Large buffers in its values (NumPy arrays and the like, 64 KiB and more) are read-only views, found without
+        a copy; with `verify` their digests are verified, too, which reads them once.
+        """
         self._require("snapshot", "read the keys one by one")
-        return Snapshot(self._space.frozen(), self._reader())
+        reader = self._engine.snapshot()
+        reader.keeper = self  # a snapshot keeps the store open that nobody else remembers
+        return Snapshot(self._space.frozen().viewing(verify), reader)
+
+    def view(self, key: K, *, verify: bool = False) -> V:
+        """The value of `key`, where large buffers (NumPy arrays and the like, 64 KiB and more) are not copied.
+
+        They are read-only views of the store as it is now, found at a cost that does not depend on their size, and
+        valid for as long as they are referenced, whatever is written or closed. So long the store keeps the whole
+        state they belong to, and grows (see `stats`). Everything else in the value is a verified copy; with
+        `verify` the views are verified, too, which reads them once.
+
+        Raises KeyError, CorruptRecord, DecodeError; UnsupportedOperation where the engine has no memory to show.
+        """
+        self._require("view", "use store[key], which gives a copy")
+        tree_key = self._space.tree_key(key)
+        return self._space.viewing(verify).value(key, tree_key, self._engine.view(tree_key))  # type: ignore[no-any-return]
 
     def transaction(self) -> Transaction[K, V]:
         """A unit of work, applied as a whole or not at all: `with store.transaction() as txn:`."""
@@ -302,6 +342,7 @@ class Store(Writable[K, V]):
             file_bytes=figures.get("file_bytes", 0),
             map_bytes=figures.get("map_bytes", 0),
             readers=figures.get("readers", 0),
+            held=self._engine.held(),
             durability=self._engine.durability,
             id=self._identity.id,
             created=self._identity.created,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from objstore.engines.base import Engine, Reader, Writer, process
+from objstore.engines.base import Engine, Reader, Stored, Writer, process
 from objstore.errors import StoreClosed, TransactionError
 from objstore.mapping import Readable, Writable
 from objstore.space import Space, check_name
@@ -27,6 +27,10 @@ class Snapshot(Readable[K, V]):
     It begins when it is made and ends with its `with` block or `close()`; what it shows never changes,
     and nothing expires in it.  Any thread may use it.  While it is open, the file keeps the pages that it
     shows and grows instead of using them again, so keep it short.
+
+    Large buffers in its values (64 KiB and more: NumPy arrays, the columns of a DataFrame) are read-only views of
+    the store, found without a copy.  They stay valid for as long as they are referenced, whatever is closed, and
+    hold the whole snapshot so long.
     """
 
     def __init__(self, space: Space, reader: Reader | None) -> None:
@@ -50,17 +54,19 @@ class Snapshot(Readable[K, V]):
         space.check_hash(self._reader())
         return Snapshot(space, self._reader())
 
-    def _reader(self, heads: bool = False) -> Reader:
+    def _reader(self, views: bool = True) -> Reader:
         if self._state is None:
             raise StoreClosed("the snapshot is closed; take another with store.snapshot()")
         return self._state
 
-    def _record(self, tree_key: bytes) -> bytes | None:
+    def _record(self, tree_key: bytes) -> Stored | None:
         return self._reader().get(tree_key)
 
-    def _first_byte(self, tree_key: bytes) -> int | None:
-        record = self._reader().get(tree_key)
-        return record[0] if record else None
+    _find = _record
+
+    def _there(self, tree_key: bytes, beside: bytes) -> tuple[bool, Stored | None]:
+        reader = self._reader()
+        return reader.get(tree_key) is not None, reader.get(beside)
 
     def __repr__(self) -> str:
         return "<Snapshot, closed>" if self._state is None else f"<Snapshot of {len(self)} items>"
@@ -173,15 +179,17 @@ class Transaction(Writable[K, V]):
         space.check_hash(self._reader())
         return Transaction(space, self._unit, self._default_ttl)
 
-    def _reader(self, heads: bool = False) -> Reader:
+    def _reader(self, views: bool = False) -> Reader:
         return self._unit.writer()
 
     def _record(self, tree_key: bytes) -> bytes | None:
         return self._unit.writer().get(tree_key)
 
-    def _first_byte(self, tree_key: bytes) -> int | None:
-        record = self._unit.writer().get(tree_key)
-        return record[0] if record else None
+    _find = _record
+
+    def _there(self, tree_key: bytes, beside: bytes) -> tuple[bool, Stored | None]:
+        writer = self._unit.writer()
+        return writer.get(tree_key) is not None, writer.get(beside)
 
     def _apply(self, function: Callable[..., D], *arguments: Any) -> D:
         return function(self._unit.writer(), *arguments)

@@ -11,6 +11,7 @@ from collections.abc import ItemsView, Iterable, Iterator, KeysView, ValuesView
 from datetime import datetime, timezone
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
+from objstore.engines.base import Stored
 from objstore.keys import show
 from objstore.record import Header
 
@@ -80,10 +81,10 @@ class Entry(Generic[K, V]):
 
     def raw(self) -> bytes:
         """The record as it is stored, unverified.  Raises KeyError if it is gone by now."""
-        record: bytes | None = self._source._record(self._tree_key)
+        record: Stored | None = self._source._record(self._tree_key)
         if record is None:
             raise KeyError(self.key)
-        return record
+        return bytes(record)
 
     def __repr__(self) -> str:
         expires = "" if self.expires_at is None else f", expires_at={self.expires_at.isoformat()}"

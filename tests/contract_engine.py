@@ -108,11 +108,11 @@ class EngineContract:
         engine.transact(lambda writer: writer.put(b"\x10k", b"one"))
         assert engine.get(b"\x10k") == b"one"
         assert engine.read().get(b"\x10k") == b"one"
-        assert engine.first_byte(b"\x10k") == ord("o")
+        assert engine.holds(b"\x10k", b"\x10other") == (True, None)
 
     def test_what_was_never_put_is_none(self, engine):
         assert engine.get(b"\x10k") is None
-        assert engine.first_byte(b"\x10k") is None
+        assert engine.holds(b"\x10k", b"\x10k") == (False, None)
         assert engine.read().get(b"\x10k") is None
 
     def test_a_second_put_takes_the_place_of_the_first(self, engine):
@@ -131,8 +131,8 @@ class EngineContract:
         record = bytes(range(256)) * (size // 256) + bytes(size % 256)
         engine.transact(lambda writer: writer.put(b"\x10k", record))
         assert engine.get(b"\x10k") == record
-        assert engine.first_byte(b"\x10k") == (record[0] if record else None)
-        assert list(engine.read(heads=True).scan_heads(b"\x10")) == [(b"\x10k", record[:HEAD_BYTES], size)]
+        assert engine.holds(b"\x10k", b"\x10k") == (True, record)
+        assert list(engine.read(views=True).scan_heads(b"\x10")) == [(b"\x10k", record[:HEAD_BYTES], size)]
 
     @pytest.mark.parametrize("size", [1, 2, MAX_KEY_BYTES - 1, MAX_KEY_BYTES])
     def test_keys_of_any_size(self, engine, size):
@@ -182,15 +182,15 @@ class EngineContract:
     def test_scans_give_what_is_within_the_bounds_in_order(self, engine, items, some_bounds):
         model = emptied(engine) | items
         engine.transact(lambda writer: writer.put_many(items.items()))
-        reader, heads = engine.read(), engine.read(heads=True)
+        reader, viewer = engine.read(), engine.read(views=True)
         for start, stop, reverse in some_bounds:
             expected = stretch(model, start, stop, reverse)
             assert list(reader.scan(start, stop, reverse)) == expected
             assert list(reader.scan_keys(start, stop, reverse)) == [key for key, _ in expected]
             seen = [(key, record[:HEAD_BYTES], len(record)) for key, record in expected]
             assert list(reader.scan_heads(start, stop, reverse)) == seen
-            assert list(heads.scan_heads(start, stop, reverse)) == seen
-            assert list(heads.scan_keys(start, stop, reverse)) == [key for key, _ in expected]
+            assert list(viewer.scan_heads(start, stop, reverse)) == seen
+            assert list(viewer.scan_keys(start, stop, reverse)) == [key for key, _ in expected]
 
     @few_or_many
     @given(st.lists(changes(), max_size=12), st.lists(bounds(), min_size=1, max_size=4))
@@ -325,7 +325,7 @@ class EngineContract:
         with writing(engine) as writer:
             writer.put(b"\x10k", b"new")
             assert engine.get(b"\x10k") is None
-            assert engine.first_byte(b"\x10k") is None
+            assert engine.holds(b"\x10k", b"\x10k") == (False, None)
             assert engine.read().get(b"\x10k") is None
             assert in_thread(lambda: engine.get(b"\x10k")) is None
             assert writer.get(b"\x10k") == b"new"

@@ -35,6 +35,7 @@ STRATA = [
     "engines.memory  engines.redis  engines.lmdb.errors  engines.lmdb.forks  engines.lmdb.datafile",
     "engines.lmdb.directory",
     "engines.lmdb.transactions",
+    "engines.lmdb.views",
     "engines.lmdb.engine",
     "engines.lmdb",
     "engines",

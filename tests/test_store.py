@@ -169,7 +169,8 @@ class TestHandles:
     def test_what_an_engine_can_do_is_told(self, tmp_path):
         with Store("memory://") as store:
             assert store.supports("transaction")
-            assert not store.supports("view")
+            assert store.supports("view")
+            assert not store.supports("telepathy")
         error = UnsupportedOperation("transaction", "cluster", "use modify")
         assert isinstance(error, NotImplementedError)
         assert (error.operation, error.engine) == ("transaction", "cluster")

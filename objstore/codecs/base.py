@@ -21,6 +21,6 @@ class Codec(Protocol):
         """The payload of `value`, and its large buffers, each a contiguous view of unsigned bytes."""
         ...
 
-    def decode(self, payload: memoryview, frames: Sequence[bytearray]) -> Any:
-        """The object again.  The frames are the caller's to give away: the object may keep and change them."""
+    def decode(self, payload: memoryview, frames: Sequence[bytearray | memoryview]) -> Any:
+        """The object again.  The frames are given away: the object may keep them, and change those that can change."""
         ...

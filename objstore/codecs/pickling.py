@@ -61,5 +61,5 @@ class Pickle:
 
         return dumps(value, PROTOCOL, buffer_callback=keep), frames
 
-    def decode(self, payload: memoryview, frames: Sequence[bytearray]) -> Any:
+    def decode(self, payload: memoryview, frames: Sequence[bytearray | memoryview]) -> Any:
         return loads(payload, buffers=frames)  # noqa: S301  (what it is here for; verified before)

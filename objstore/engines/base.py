@@ -8,6 +8,10 @@ A `Reader` sees one committed state for as long as it lives.  There is no `close
 reference to it, or to an iterator from it, is dropped, or with the engine.  A `Writer` also sees its own
 changes; there is one at a time, in all processes, and it belongs to the thread that opened it.
 
+Some readers do not copy large records but show them: what they give is then a read-only view of the engine's
+memory.  It stays as it is for as long as anybody refers to it or to a part of it, whatever becomes of the
+reader and the engine.
+
 After a fork, what the child inherited is not its own.  `process.generation` tells: it is counted up in
 every forked child, and whoever remembers the count of its birth knows whether it was inherited.
 """
@@ -16,8 +20,8 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Concatenate, ParamSpec, Protocol, Self, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Concatenate, NamedTuple, ParamSpec, Protocol, Self, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -53,18 +57,31 @@ def _count_fork() -> None:
 os.register_at_fork(after_in_child=_count_fork)
 
 
+# A record as a reader gives it: a copy, or a view where it is large and the reader shows such.
+Stored = bytes | memoryview
+
+
+class Held(NamedTuple):
+    """A state that somebody holds: a snapshot, or views of large records that outlived it."""
+
+    age: float
+    """Seconds since it was taken."""
+    bytes: int
+    """The size of the large records that were shown from it without a copy."""
+
+
 class Reader(Protocol):
     """One committed state of the tree.  `keeper` is what must live as long as it."""
 
     keeper: object
 
-    def get(self, key: bytes) -> bytes | None:
+    def get(self, key: bytes) -> Stored | None:
         """The record of `key`, or None."""
 
-    def get_many(self, keys: Iterable[bytes]) -> list[tuple[bytes, bytes]]:
+    def get_many(self, keys: Iterable[bytes]) -> Sequence[tuple[bytes, Stored]]:
         """Key and record of those that are there, in the order asked for."""
 
-    def scan(self, start: bytes, stop: bytes | None = None, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+    def scan(self, start: bytes, stop: bytes | None = None, reverse: bool = False) -> Iterator[tuple[bytes, Stored]]:
         """Keys and records from `start` (included) to `stop` (not; None is the end), in order.
 
         In a writer the scan moves forward and sees what is written behind it and before it.
@@ -83,7 +100,10 @@ class Reader(Protocol):
 
 
 class Writer(Reader, Protocol):
-    """The one write transaction."""
+    """The one write transaction.  It copies every record that it gives."""
+
+    def get(self, key: bytes) -> bytes | None:
+        """The record of `key`, or None."""
 
     def put(self, key: bytes, record: bytes) -> None:
         """Store `record` under `key`, in the place of what was there."""
@@ -121,12 +141,27 @@ class Engine(ABC):
         """The record of `key` in the last committed state, or None: the hot path."""
 
     @abstractmethod
-    def first_byte(self, key: bytes) -> int | None:
-        """The first byte of the record of `key`, or None: what `in` costs must not depend on the record's size."""
+    def view(self, key: bytes) -> Stored | None:
+        """The same, where a large record is shown and not copied."""
 
     @abstractmethod
-    def read(self, heads: bool = False) -> Reader:
-        """The last committed state.  `heads` says that no record will be read whole."""
+    def holds(self, key: bytes, beside: bytes) -> tuple[bool, bytes | None]:
+        """Whether `key` has a record, and the record of another key, both in the last committed state.
+
+        What this costs does not depend on the size of the first.
+        """
+
+    @abstractmethod
+    def read(self, views: bool = False) -> Reader:
+        """The last committed state, where with `views` large records are shown and not copied."""
+
+    @abstractmethod
+    def snapshot(self) -> Reader:
+        """The same with views, by somebody who may keep it: `held` tells of it for as long as it is held."""
+
+    @abstractmethod
+    def held(self) -> tuple[Held, ...]:
+        """The states that this process holds, the oldest first."""
 
     @abstractmethod
     def write(self) -> Writer:

@@ -3,7 +3,7 @@
 A committed state is immutable: a tuple of chunks, each a pair of tuples (keys, records).  A change
 copies one chunk and the outer tuple, so a reader is a reference to a state, an abort forgets one, and a
 savepoint remembers one.  It is meant to be obviously right; the property tests hold the other engines
-against it.
+against it.  Its records are immutable and shared already, so it copies none, and a state costs nothing to hold.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
-from objstore.engines.base import DURABILITY_KEY, IDENTITY_KEY, MAX_KEY_BYTES, OWN_TRANSACTION, Engine, process
+from objstore.engines.base import DURABILITY_KEY, IDENTITY_KEY, MAX_KEY_BYTES, OWN_TRANSACTION, Engine, Held, process
 from objstore.errors import StoreLocked, StoreNotFound, TransactionError
 from objstore.record import HEAD_BYTES
 
@@ -208,7 +208,7 @@ class MemoryEngine(Engine):
 
     name = "memory"
     durability = "process"
-    capabilities = frozenset({"ordered", "batches", "transaction", "snapshot"})
+    capabilities = frozenset({"ordered", "batches", "transaction", "snapshot", "view"})
 
     def __init__(self, location: str) -> None:
         self.location = location
@@ -224,12 +224,20 @@ class MemoryEngine(Engine):
     def get(self, key: bytes) -> bytes | None:
         return self._state.get(key)
 
-    def first_byte(self, key: bytes) -> int | None:
-        record = self._state.get(key)
-        return record[0] if record else None
+    view = get
 
-    def read(self, heads: bool = False) -> MemoryReader:
+    def holds(self, key: bytes, beside: bytes) -> tuple[bool, bytes | None]:
+        state = self._state
+        return state.get(key) is not None, state.get(beside)
+
+    def read(self, views: bool = False) -> MemoryReader:
         return MemoryReader(self._state)
+
+    def snapshot(self) -> MemoryReader:
+        return MemoryReader(self._state)
+
+    def held(self) -> tuple[Held, ...]:
+        return ()
 
     def write(self) -> MemoryWriter:
         if self._owner == threading.get_ident():

@@ -1,7 +1,8 @@
-"""The data file, looked at without LMDB, before LMDB maps it.
+"""The data file, looked at without LMDB.
 
 LMDB trusts its file: where pages are missing that it goes to, the kernel ends the process.  So what can be
-seen from outside is looked at first.
+seen from outside is looked at before LMDB maps it.  And what the file looks like inside, as far as others need
+it, is said here: where a large value lies (see `views`).
 """
 
 from __future__ import annotations
@@ -14,12 +15,30 @@ from objstore.errors import StoreCorrupt
 
 DATA = "data.mdb"
 
+REPLACED = (
+    "the data file of the store at {!r} was deleted or replaced while it was open; close it everywhere in this "
+    "process, and open it again"
+)
+
 # LMDB 0.9 on a 64-bit machine: a 16-byte page header, then magic, version, address, map size, two
 # database descriptions of 48 bytes (the first, of the free pages, begins with the page size and ends with
 # its root), last page, transaction.
 _meta = struct.Struct("<16xII8x8xI36xQ48xQQ")
 _MAGIC = 0xBEEFC0DE
 _DATA_VERSION = 1
+
+
+def file_id(directory_path: str) -> tuple[int, int]:
+    """What names the data file whatever the path to it: device and inode; (0, 0) where there is none."""
+    try:
+        return identify(os.stat(os.path.join(directory_path, DATA)))
+    except OSError:
+        return 0, 0
+
+
+def identify(status: os.stat_result) -> tuple[int, int]:
+    """What names a file or a directory, of all that is said of it."""
+    return status.st_dev, status.st_ino
 
 
 def check_whole(directory_path: str) -> None:
@@ -87,11 +106,14 @@ def _all_free(file: BinaryIO, meta: _Meta, pages: range) -> bool:
 
 
 # A page: number (8), padding (2), flags (2), end of the offsets (2), start of the nodes (2); then the offsets.
-# A node: two words (a size, or a page number), flags, size of the key; then key and data.
+# A node: two words (a size, or a page number), flags, size of the key; then key and data.  Where the data is big,
+# it is the number of the first of its overflow pages, which has a header of its own and then the value.
 _page = struct.Struct("<8x2xHHH")
-_node = struct.Struct("<HHHH")
+NODE = struct.Struct("<HHHH")
+PAGE_NUMBER = struct.Struct("<Q")
+BIG_DATA = 0x01
+PAGE_HEADER_BYTES = _page.size
 _BRANCH = 0x01
-_BIG_DATA = 0x01
 _NO_PAGE = (1 << 64) - 1
 _MOST_MISSING = 1 << 20
 
@@ -106,12 +128,12 @@ def _strike_free(file: BinaryIO, meta: _Meta, number: int, wanted: set[int], see
     page = _read_at(file, number * meta.page_size, meta.page_size)
     flags, lower, _ = _page.unpack_from(page)
     for (offset,) in struct.iter_unpack("<H", page[_page.size : lower]):
-        low, high, node_flags, key_size = _node.unpack_from(page, offset)
-        data = offset + _node.size + key_size
+        low, high, node_flags, key_size = NODE.unpack_from(page, offset)
+        data = offset + NODE.size + key_size
         if flags & _BRANCH:
             _strike_free(file, meta, low | high << 16 | node_flags << 32, wanted, seen)
-        elif node_flags & _BIG_DATA:
-            (overflow,) = struct.unpack_from("<Q", page, data)
+        elif node_flags & BIG_DATA:
+            (overflow,) = PAGE_NUMBER.unpack_from(page, data)
             start = overflow * meta.page_size + _page.size
             wanted.difference_update(_ids(_read_at(file, start, low | high << 16)))
         else:

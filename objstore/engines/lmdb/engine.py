@@ -12,12 +12,13 @@ from weakref import WeakSet
 
 import lmdb
 
-from objstore.engines.base import DURABILITY_KEY, IDENTITY_KEY, Engine
-from objstore.engines.lmdb.datafile import check_whole
+from objstore.engines.base import DURABILITY_KEY, IDENTITY_KEY, Engine, Held, Reader, Stored
+from objstore.engines.lmdb.datafile import DATA, REPLACED, check_whole, file_id, identify
 from objstore.engines.lmdb.directory import Directory, check_readable
 from objstore.engines.lmdb.errors import translate, translated, translated_os
 from objstore.engines.lmdb.forks import Inherited, allow_opening_again, keep_for_ever
-from objstore.engines.lmdb.transactions import Guard, LmdbLooker, LmdbReader, LmdbWriter
+from objstore.engines.lmdb.transactions import LmdbReader, LmdbWriter
+from objstore.engines.lmdb.views import LmdbViewer, Views
 from objstore.errors import (
     ReadOnlyStore,
     StoreClosed,
@@ -50,7 +51,7 @@ class LmdbEngine(Engine):
     """One environment, shared by all handles of this process."""
 
     name = "lmdb"
-    capabilities = frozenset({"ordered", "batches", "transaction", "snapshot"})
+    capabilities = frozenset({"ordered", "batches", "transaction", "snapshot", "view"})
     directory_id = (0, 0)
 
     def __init__(
@@ -69,17 +70,16 @@ class LmdbEngine(Engine):
         self._reopening = threading.Lock()
         self._unready = True
         self._map_size = 0
-        self._guard = Guard()
         self._check = check
         self._environment: Any  # an lmdb.Environment, or what stands in its place after a fork or a close
         self._open(durability, flag)
-        self.file = _file_id(self.location)
+        self.file = file_id(self.location)
 
     # Opening and closing
 
     def _open(self, durability: str | None, flag: str) -> None:
         """Open the environment as its recorded durability wants it, or change what is recorded."""
-        self.read_only = self.options.immutable or not os.access(os.path.join(self.location, "data.mdb"), os.W_OK)
+        self.read_only = self.options.immutable or not os.access(os.path.join(self.location, DATA), os.W_OK)
         self._check_suspect()
         self._environment = self._open_environment(durability or "full")
         try:
@@ -136,7 +136,11 @@ class LmdbEngine(Engine):
             else:
                 self._map_size = size
                 self._movable = size < _reserved(self.location)
-                self._readers: WeakSet[LmdbReader] = WeakSet()  # kept only where the map may have to move
+                self._readers: WeakSet[Any] = WeakSet()  # kept only where the map may have to move
+                # What shows the file of a map that may have to move by itself would stand in its way.
+                shows = not self._movable or self.options.map_size is not None
+                page_size = environment.stat()["psize"]
+                self._views = Views(self.location, page_size, shows, self.retain, self.release)
                 return environment
 
     def _change_durability(self, durability: str | None, flag: str) -> None:
@@ -176,7 +180,7 @@ class LmdbEngine(Engine):
         environment, self._environment = self._environment, _Closed(self.location)
         if isinstance(environment, Inherited):
             return
-        self._guard.close()
+        self._views.guard.close()
         directory = self._directory
         try:
             if directory is not None and not self.read_only and directory.dirty and directory.try_exclusive():
@@ -191,9 +195,18 @@ class LmdbEngine(Engine):
 
     # Forks
 
+    def lend(self) -> None:
+        """Before a fork: hold for the child what it will be able to see."""
+        self._views.lend()
+
+    def lent(self) -> None:
+        """After a fork, in the parent."""
+        self._views.lent()
+
     def disown(self) -> None:
         """In a forked child: never touch the inherited environment again, open another at first use."""
         self._reopening = threading.Lock()
+        self._views.borrowed()
         if not isinstance(self._environment, Inherited):
             keep_for_ever(self._environment)
             self._environment = Inherited(self._reopen)
@@ -210,11 +223,8 @@ class LmdbEngine(Engine):
 
     def check_not_replaced(self) -> None:
         """Raise StoreReplaced if the data file is not the one that was opened."""
-        if _file_id(self.location) != self.file:
-            raise StoreReplaced(
-                f"the data file of the store at {self.location!r} was deleted or replaced while it was open; close it "
-                f"everywhere in this process, and open it again"
-            )
+        if file_id(self.location) != self.file:
+            raise StoreReplaced(REPLACED.format(self.location))
 
     # Reading
 
@@ -222,36 +232,56 @@ class LmdbEngine(Engine):
         try:
             record: bytes | None = self._environment.begin().get(key)
         except lmdb.Error:
-            return self.read().get(key)  # again, with what `_begin` can mend
+            return self._reader().get(key)  # again, with what `_begin` can mend
         return record
 
-    def first_byte(self, key: bytes) -> int | None:
-        guard = self._guard
-        guard.holders.append(None)  # `with guard`, without the calls
-        try:
-            if not guard.is_shut:
-                txn = self._environment.begin(None, None, False, True)  # db, parent, write, buffers
-                view = txn.get(key)
-                return view[0] if view else None
-        except lmdb.Error:
-            pass
-        finally:
-            guard.holders.pop()
-        record = self.read().get(key)  # again, with what `_begin` can mend
-        return record[0] if record else None
+    def view(self, key: bytes) -> Stored | None:
+        return self._viewer().get(key)
 
-    def read(self, heads: bool = False) -> LmdbReader:
+    def holds(self, key: bytes, beside: bytes) -> tuple[bool, bytes | None]:
         try:
-            txn = self._environment.begin(None, None, False, heads)  # db, parent, write, buffers
+            txn = self._environment.begin()
+            return txn.cursor().set_key(key), txn.get(beside)
         except lmdb.Error:
-            txn = self._begin(buffers=heads)
-        if heads:
-            reader: LmdbReader = LmdbLooker(self._environment, txn, self.location, self._guard)
-        else:
-            reader = LmdbReader(self._environment, txn, self.location)
+            reader = self._reader()  # again, with what `_begin` can mend
+            return next(reader.scan_keys(key, key + b"\x00"), None) is not None, reader.get(beside)
+
+    def read(self, views: bool = False) -> Reader:
+        return self._viewer() if views else self._reader()
+
+    def snapshot(self) -> Reader:
+        reader = self._viewer()
+        reader.hold = self._views.hold(reader.txn)
+        return reader
+
+    def held(self) -> tuple[Held, ...]:
+        return self._views.held()
+
+    def tend(self) -> None:
+        """Give up what is held for children that are gone."""
+        self._views.tend()
+
+    def _reader(self) -> LmdbReader:
+        try:
+            txn = self._environment.begin()
+        except lmdb.Error:
+            txn = self._begin()
+        reader = LmdbReader(self._environment, txn, self.location)
         if self._movable:
             self._readers.add(reader)
         return reader
+
+    def _viewer(self) -> LmdbReader:
+        """A reader that copies no large record: any, where there are none."""
+        while True:
+            reader = self._reader()
+            if not reader.has_large():
+                return reader
+            viewer = LmdbViewer(self._environment, self._begin(buffers=True), self.location, self._views)
+            if self._movable:
+                self._readers.add(viewer)
+            if viewer.state() == reader.state():
+                return viewer
 
     # Writing
 
@@ -260,6 +290,9 @@ class LmdbEngine(Engine):
             self._make_ready()
         if self._movable:
             self._grow_early()
+        views = self._views
+        if views.holds or views.leases:
+            views.tend()
         try:
             txn = self._environment.begin(None, None, True)  # db, parent, write
         except lmdb.Error:
@@ -318,9 +351,9 @@ class LmdbEngine(Engine):
             except lmdb.MapResizedError as exc:
                 self._resize(0, exc)
             except lmdb.Error as exc:
-                if not self._guard.is_shut:
+                if not self._views.guard.is_shut:
                     raise translate(exc, self.location) from exc
-                with self._guard:  # the map is being moved: wait for that
+                with self._views.guard:  # the map is being moved: wait for that
                     pass
 
     def _grow(self, full: StoreFull) -> bool:
@@ -334,21 +367,21 @@ class LmdbEngine(Engine):
         """Grow such a map when it is half full: a transaction of the user's cannot be run again."""
         with translated(self.location):
             used = self._environment.info()["last_pgno"] * self._environment.stat()["psize"]
-        if not self.options.map_size and 2 * used > self._map_size and not len(self._readers):
+        if not self.options.map_size and 2 * used > self._map_size and not (len(self._readers) or self._views.held()):
             with suppress(StoreFull):
                 self._resize(2 * self._map_size, None)
 
     def _resize(self, size: int, cause: lmdb.Error | None) -> None:
         """Map `size` bytes (0: what the file has), once no reader of this process is left behind."""
         deadline = time.monotonic() + 5.0
-        while len(self._readers):
+        while len(self._readers) or self._views.held():
             if time.monotonic() > deadline:
                 raise (StoreLocked if size == 0 else StoreFull)(
                     f"the map of the store at {self.location!r} must grow, but snapshots or iterations of this process "
                     f"are open; end them, or reserve more with map_size"
                 ) from cause
             time.sleep(0.001)
-        with self._guard.shut():
+        with self._views.guard.shut():
             try:
                 self._environment.set_mapsize(size)
                 self._map_size = self._environment.info()["map_size"]
@@ -407,6 +440,9 @@ def open_lmdb(
     location = os.path.abspath(path)
     with _opening, translated_os(location):
         engine = _engines.get(_directory_id(location))
+        if engine is not None:
+            engine.tend()  # which may close it, if nothing but children held it
+            engine = _engines.get(_directory_id(location))
         if engine is None:
             engine = _open_first(location, flag, initial, durability, check, options)
             engine.retain()
@@ -485,17 +521,11 @@ def _is_store(path: str) -> bool:
             environment.close()
 
 
-def _file_id(path: str) -> tuple[int, int]:
-    """What names the data file whatever the path to it: device and inode; (0, 0) where there is none."""
-    return _directory_id(os.path.join(path, "data.mdb"))
-
-
 def _directory_id(path: str) -> tuple[int, int]:
     try:
-        status = os.stat(path)
+        return identify(os.stat(path))
     except OSError:
         return 0, 0
-    return status.st_dev, status.st_ino
 
 
 def _reserved(path: str) -> int:
@@ -503,6 +533,16 @@ def _reserved(path: str) -> int:
     status = os.statvfs(path)
     size = min(status.f_blocks * status.f_frsize, _MOST_RESERVED)
     return max(size, _LEAST_MAP) // 65536 * 65536
+
+
+def _before_fork() -> None:
+    for engine in list(_engines.values()):
+        engine.lend()
+
+
+def _after_fork_in_parent() -> None:
+    for engine in list(_engines.values()):
+        engine.lent()
 
 
 def _after_fork_in_child() -> None:
@@ -513,4 +553,4 @@ def _after_fork_in_child() -> None:
     allow_opening_again()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

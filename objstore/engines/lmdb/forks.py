@@ -13,7 +13,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 from lmdb import _envid
 
@@ -31,6 +31,54 @@ class Inherited:
 def keep_for_ever(environment: Any) -> None:
     """Count one reference more than there is, so that not even the end of the interpreter closes it."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(environment))
+
+
+class Lease:
+    """What a parent holds for its children: it ends when none of them looks at it any more, killed or not.
+
+    A pipe tells: children have the end for writing, each until the last of what it inherited is dropped, and the
+    parent sees when all of these are closed.
+    """
+
+    def __init__(self, holds: list[Any], reading: int, writing: int) -> None:
+        self._holds = holds
+        self._reading = reading
+        self._writing = writing
+
+    @classmethod
+    def begin(cls, holds: list[Any]) -> Self | None:
+        """A lease of these; None where the system has no descriptors left for it."""
+        try:
+            reading, writing = os.pipe()
+        except OSError:
+            return None
+        os.set_blocking(reading, False)
+        return cls(holds, reading, writing)
+
+    def keep_parents_end(self) -> None:
+        """In the parent, after the fork."""
+        writing, self._writing = self._writing, -1
+        if writing >= 0:
+            os.close(writing)
+
+    def keep_childs_end(self) -> list[Any]:
+        """In the child, after the fork: what was lent.  The lease ends here when it is dropped."""
+        holds, self._holds = self._holds, []
+        os.close(self._reading)
+        self._reading = -1
+        return holds
+
+    def has_ended(self) -> bool:
+        """In the parent: whether no child has its end any more."""
+        try:
+            return os.read(self._reading, 1) == b""
+        except BlockingIOError:
+            return False
+
+    def __del__(self) -> None:
+        for descriptor in (self._reading, self._writing):
+            if descriptor >= 0:
+                os.close(descriptor)
 
 
 def allow_opening_again() -> None:

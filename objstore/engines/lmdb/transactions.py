@@ -7,9 +7,7 @@ transaction is ended by the thread that began it (see `transaction`).
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from threading import get_ident
 from typing import Any
 
@@ -17,10 +15,10 @@ import lmdb
 
 from objstore.engines.base import process
 from objstore.engines.lmdb.errors import translate
-from objstore.errors import StoreClosed, TransactionError
-from objstore.record import HEAD_BYTES
+from objstore.errors import TransactionError
+from objstore.record import HEAD_BYTES, LARGE
 
-_FORKED = "this began before a fork and belongs to the parent; begin a new one in the child"
+FORKED = "this began before a fork and belongs to the parent; begin a new one in the child"
 
 
 class _Ended:
@@ -38,15 +36,16 @@ class LmdbReader:
 
     def __init__(self, environment: Any, txn: Any, location: str) -> None:
         self._environment = environment
-        self._txn = txn  # Any: py-lmdb's stubs cannot tell bytes from views
+        self.txn = txn  # Any: py-lmdb's stubs cannot tell bytes from views
         self._location = location
         self.keeper: object = None
+        self.hold: Any = None  # see `views`: what tells of this, where somebody may keep it
         self._born = process.generation
 
     def get(self, key: bytes) -> bytes | None:
         self._check()
         try:
-            record: bytes | None = self._txn.get(key)
+            record: bytes | None = self.txn.get(key)
         except lmdb.Error as exc:
             raise translate(exc, self._location) from exc
         return record
@@ -54,7 +53,7 @@ class LmdbReader:
     def get_many(self, keys: Iterable[bytes]) -> list[tuple[bytes, bytes]]:
         self._check()
         try:
-            items: list[tuple[bytes, bytes]] = self._txn.cursor().getmulti(keys)
+            items: list[tuple[bytes, bytes]] = self.txn.cursor().getmulti(keys)
         except lmdb.Error as exc:
             raise translate(exc, self._location) from exc
         return items
@@ -67,7 +66,7 @@ class LmdbReader:
                 return
             for item in cursor.iterprev() if reverse else cursor.iternext():
                 if process.generation != born:
-                    raise TransactionError(_FORKED)
+                    raise TransactionError(FORKED)
                 if (reverse and item[0] < start) or (stop is not None and item[0] >= stop):
                     return
                 yield item
@@ -82,7 +81,7 @@ class LmdbReader:
                 return
             for key in cursor.iterprev(values=False) if reverse else cursor.iternext(values=False):
                 if process.generation != born:
-                    raise TransactionError(_FORKED)
+                    raise TransactionError(FORKED)
                 if key < start if reverse else stop is not None and key >= stop:
                     return
                 yield key
@@ -97,7 +96,7 @@ class LmdbReader:
     def _place(self, start: bytes, stop: bytes | None, reverse: bool) -> Any:
         """A cursor on the first item to visit, or None where there is none."""
         self._check()
-        cursor = self._txn.cursor()
+        cursor = self.txn.cursor()
         if not reverse:
             found = cursor.set_range(start)
         elif stop is not None and cursor.set_range(stop):
@@ -109,94 +108,30 @@ class LmdbReader:
     def count(self) -> int:
         self._check()
         try:
-            entries: int = self._txn.stat()["entries"]
+            entries: int = self.txn.stat()["entries"]
         except lmdb.Error as exc:
             raise translate(exc, self._location) from exc
         return entries
 
+    def has_large(self) -> bool:
+        """Whether any record may be large: such have pages of their own, which LMDB counts."""
+        try:
+            figures = self.txn.stat()
+        except lmdb.Error as exc:
+            raise translate(exc, self._location) from exc
+        return bool(figures["overflow_pages"] * figures["psize"] >= LARGE)
+
+    def state(self) -> int:
+        """The number of the state: that of the last transaction in it."""
+        try:
+            number: int = self.txn.id()
+        except lmdb.Error as exc:
+            raise translate(exc, self._location) from exc
+        return number
+
     def _check(self) -> None:
         if self._born != process.generation:
-            raise TransactionError(_FORKED)
-
-
-class LmdbLooker(LmdbReader):
-    """A read transaction for heads: it gets views of the map, and copies no more of them than is asked for.
-
-    A view must not outlive the map.  So each is made, copied from and dropped under the guard, and the
-    engine neither closes nor moves the map while somebody is under it.
-    """
-
-    def __init__(self, environment: Any, txn: Any, location: str, guard: Guard) -> None:
-        super().__init__(environment, txn, location)
-        self._guard = guard
-
-    def get(self, key: bytes) -> bytes | None:
-        with self._guard:
-            view = super().get(key)
-            return None if view is None else bytes(view)
-
-    def scan_keys(self, start: bytes, stop: bytes | None = None, reverse: bool = False) -> Iterator[bytes]:
-        return (key for key, _, _ in self.scan_heads(start, stop, reverse))
-
-    def scan_heads(
-        self, start: bytes, stop: bytes | None = None, reverse: bool = False
-    ) -> Iterator[tuple[bytes, bytes, int]]:
-        while True:
-            try:
-                with self._guard:
-                    cursor = self._place(start, stop, reverse)
-                    if cursor is None:
-                        return
-                    view, record = cursor.item()
-                    key, head, size = bytes(view), bytes(record[:HEAD_BYTES]), len(record)
-                    del view, record
-            except lmdb.Error as exc:
-                raise translate(exc, self._location) from exc
-            if key < start if reverse else stop is not None and key >= stop:
-                return
-            yield key, head, size
-            if reverse:
-                stop = key
-            else:
-                start = key + b"\x00"
-
-
-class Guard:
-    """Counts those who hold views of the map, so that it is not taken away under them."""
-
-    def __init__(self) -> None:
-        self.holders: list[None] = []  # counted by its length, so that no thread can miscount
-        self.is_shut = False
-        self._closed = False
-
-    def __enter__(self) -> None:
-        self.holders.append(None)
-        while self.is_shut:
-            self.holders.pop()
-            if self._closed:
-                raise StoreClosed("the store is closed; open it again")
-            time.sleep(0.0001)
-            self.holders.append(None)
-
-    def __exit__(self, *_exc: object) -> None:
-        self.holders.pop()
-
-    @contextmanager
-    def shut(self) -> Iterator[None]:
-        """Nobody holds a view in this block; those who come wait for its end."""
-        self.is_shut = True
-        try:
-            while self.holders:
-                time.sleep(0.0001)
-            yield
-        finally:
-            self.is_shut = self._closed
-
-    def close(self) -> None:
-        """Nobody holds a view any more."""
-        self._closed = True
-        with self.shut():
-            pass
+            raise TransactionError(FORKED)
 
 
 class LmdbWriter(LmdbReader):
@@ -208,28 +143,28 @@ class LmdbWriter(LmdbReader):
 
     def _check(self) -> None:
         if self._born != process.generation:
-            raise TransactionError(_FORKED)
+            raise TransactionError(FORKED)
         if self._thread != get_ident():
             raise TransactionError("this belongs to the thread that began it; begin another in this one")
 
     def put(self, key: bytes, record: bytes) -> None:
         self._check()
         try:
-            self._txn.put(key, record)
+            self.txn.put(key, record)
         except lmdb.Error as exc:
             raise translate(exc, self._location) from exc
 
     def put_many(self, items: Iterable[tuple[bytes, bytes]]) -> None:
         self._check()
         try:
-            self._txn.cursor().putmulti(items)
+            self.txn.cursor().putmulti(items)
         except lmdb.Error as exc:
             raise translate(exc, self._location) from exc
 
     def delete(self, key: bytes) -> bool:
         self._check()
         try:
-            there: bool = self._txn.delete(key)
+            there: bool = self.txn.delete(key)
         except lmdb.Error as exc:
             raise translate(exc, self._location) from exc
         return there
@@ -237,7 +172,7 @@ class LmdbWriter(LmdbReader):
     def delete_range(self, start: bytes, stop: bytes | None) -> int:
         self._check()
         try:
-            cursor = self._txn.cursor()
+            cursor = self.txn.cursor()
             count = 0
             cursor.set_range(start)
             while (key := cursor.key()) and (stop is None or key < stop):  # b"" is behind the last
@@ -269,21 +204,21 @@ class LmdbWriter(LmdbReader):
     def savepoint(self) -> LmdbWriter:
         self._check()
         try:
-            self._txn.id  # noqa: B018  (is there, unless the transaction has ended)
-            inner = self._environment.begin(parent=self._txn, write=True)
+            self.txn.id  # noqa: B018  (is there, unless the transaction has ended)
+            inner = self._environment.begin(parent=self.txn, write=True)
         except lmdb.Error as exc:
             raise translate(exc, self._location) from exc
         return LmdbWriter(self._environment, inner, self._location)
 
     def commit(self) -> None:
         self._check()
-        txn, self._txn = self._txn, _ENDED
+        txn, self.txn = self.txn, _ENDED
         try:
             txn.commit()
         except lmdb.Error as exc:
             raise translate(exc, self._location) from exc
 
     def abort(self) -> None:
-        if self._born == process.generation and self._txn is not _ENDED:
-            txn, self._txn = self._txn, _ENDED
+        if self._born == process.generation and self.txn is not _ENDED:
+            txn, self.txn = self.txn, _ENDED
             txn.abort()
