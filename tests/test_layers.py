@@ -35,7 +35,7 @@ STRATA = [
     "engines.memory  engines.redis  engines.lmdb.errors  engines.lmdb.forks  engines.lmdb.datafile",
     "engines.lmdb.directory",
     "engines.lmdb.transactions",
-    "engines.lmdb.views",
+    "engines.lmdb.views  engines.lmdb.grouping",
     "engines.lmdb.engine",
     "engines.lmdb",
     "engines",

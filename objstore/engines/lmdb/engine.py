@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 from weakref import WeakSet
 
 import lmdb
 
-from objstore.engines.base import DURABILITY_KEY, IDENTITY_KEY, Engine, Held, Reader, Stored
+from objstore.engines.base import DURABILITY_KEY, IDENTITY_KEY, OWN_TRANSACTION, Engine, Held, Reader, Stored
 from objstore.engines.lmdb.datafile import DATA, REPLACED, check_whole, file_id, identify
 from objstore.engines.lmdb.directory import Directory, check_readable
 from objstore.engines.lmdb.errors import translate, translated, translated_os
 from objstore.engines.lmdb.forks import Inherited, allow_opening_again, keep_for_ever
+from objstore.engines.lmdb.grouping import Call, GroupCommit
 from objstore.engines.lmdb.transactions import LmdbReader, LmdbWriter
 from objstore.engines.lmdb.views import LmdbViewer, Views
 from objstore.errors import (
@@ -28,6 +29,7 @@ from objstore.errors import (
     StoreNotFound,
     StoreReplaced,
     StoreSuspect,
+    TransactionError,
 )
 
 P = ParamSpec("P")
@@ -70,6 +72,8 @@ class LmdbEngine(Engine):
         self._reopening = threading.Lock()
         self._unready = True
         self._map_size = 0
+        self._owner = 0  # the thread that has a transaction of its own making
+        self._group: GroupCommit | None = None
         self._check = check
         self._environment: Any  # an lmdb.Environment, or what stands in its place after a fork or a close
         self._open(durability, flag)
@@ -93,6 +97,8 @@ class LmdbEngine(Engine):
             elif self.durability != (durability or "full"):
                 self._environment.close()
                 self._environment = self._open_environment(self.durability)
+            # Where nobody waits for the disk, nothing would be shared.
+            self._group = None if self.durability == "process" else GroupCommit(self._transact_all)
             with translated(self.location):
                 self._environment.reader_check()
         except BaseException:
@@ -206,6 +212,8 @@ class LmdbEngine(Engine):
     def disown(self) -> None:
         """In a forked child: never touch the inherited environment again, open another at first use."""
         self._reopening = threading.Lock()
+        self._owner = 0
+        self._group = None  # its lock may be held by a thread that the child does not have
         self._views.borrowed()
         if not isinstance(self._environment, Inherited):
             keep_for_ever(self._environment)
@@ -286,6 +294,15 @@ class LmdbEngine(Engine):
     # Writing
 
     def write(self) -> LmdbWriter:
+        writer = self._writer(self._disowned)
+        self._owner = threading.get_ident()
+        return writer
+
+    def _disowned(self) -> None:
+        if self._owner == threading.get_ident():
+            self._owner = 0
+
+    def _writer(self, ended: Callable[[], None] = lambda: None) -> LmdbWriter:
         if self._unready:
             self._make_ready()
         if self._movable:
@@ -297,7 +314,7 @@ class LmdbEngine(Engine):
             txn = self._environment.begin(None, None, True)  # db, parent, write
         except lmdb.Error:
             txn = self._begin(write=True)
-        return LmdbWriter(self._environment, txn, self.location)
+        return LmdbWriter(self._environment, txn, self.location, ended)
 
     def _make_ready(self) -> None:
         """What must be done before the first write."""
@@ -310,8 +327,19 @@ class LmdbEngine(Engine):
         self._unready = False
 
     def transact(self, function: Callable[Concatenate[LmdbWriter, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
+        if self._group is None:
+            return self._transact(function, *args, **kwargs)
+        if self._owner == threading.get_ident():
+            raise TransactionError(OWN_TRANSACTION)  # the one who leads would wait for it, and this one for that
+        result: R = self._group.transact(lambda writer: function(writer, *args, **kwargs))
+        return result
+
+    def _transact_all(self, calls: Sequence[Call]) -> list[Any]:
+        return self._transact(lambda writer: [call(writer) for call in calls])
+
+    def _transact(self, function: Callable[Concatenate[LmdbWriter, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
         while True:
-            writer = self.write()
+            writer = self._writer()
             try:
                 result = function(writer, *args, **kwargs)
                 writer.commit()

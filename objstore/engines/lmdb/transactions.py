@@ -7,7 +7,7 @@ transaction is ended by the thread that began it (see `transaction`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from threading import get_ident
 from typing import Any
 
@@ -137,9 +137,10 @@ class LmdbReader:
 class LmdbWriter(LmdbReader):
     """The write transaction of this process, or a savepoint in it."""
 
-    def __init__(self, environment: Any, txn: Any, location: str) -> None:
+    def __init__(self, environment: Any, txn: Any, location: str, ended: Callable[[], None] = lambda: None) -> None:
         super().__init__(environment, txn, location)
         self._thread = get_ident()
+        self._ended = ended
 
     def _check(self) -> None:
         if self._born != process.generation:
@@ -217,8 +218,11 @@ class LmdbWriter(LmdbReader):
             txn.commit()
         except lmdb.Error as exc:
             raise translate(exc, self._location) from exc
+        finally:
+            self._ended()
 
     def abort(self) -> None:
         if self._born == process.generation and self.txn is not _ENDED:
             txn, self.txn = self.txn, _ENDED
             txn.abort()
+            self._ended()

@@ -1,0 +1,138 @@
+"""Group commit: writes of several threads that wait at the same time share one transaction and one sync.
+
+Where a commit waits for the disk, threads that write queue up behind it.  One of them leads: it takes what waits,
+runs all of it in one transaction, commits, and wakes the others, each with its own result.  While a commit
+is under way the next ones gather, so nobody waits longer than in a queue of single commits.
+
+A leader also waits a moment, a part of what a commit takes, for as many as there were lately: they are on their
+way back, and without them every second commit would be half empty.  A thread that writes alone never waits.
+
+An error belongs to the one who caused it: if anything in a group fails, nothing of it was applied, and each
+runs again by itself.
+
+Signals are handled in the main thread, between any two steps of it.  So that thread leads for nobody but
+itself, leadership is a lock in a `with` block, and being woken is never relied on: who waits looks again by and by.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from time import perf_counter, sleep
+from typing import Any
+
+from objstore.engines.lmdb.transactions import LmdbWriter
+from objstore.errors import OutcomeUnknown
+
+Call = Callable[[LmdbWriter], Any]
+"""What one caller does in a transaction; it may be run again."""
+
+# How long a leader waits for the others, as a part of what a commit takes.
+_PATIENCE = 0.5
+
+# Seconds after which one who waits looks again, woken or not.
+_LOOK_AGAIN = 0.05
+
+
+class _Waiting:
+    """A call that waits for its turn."""
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+        self.result: Any = None
+        self.error: Exception | None = None
+        self.is_done = False
+        self.wake: SimpleQueue[None] = SimpleQueue()
+
+    def done(self) -> None:
+        self.is_done = True
+        self.wake.put(None)
+
+
+class GroupCommit:
+    """Runs calls in transactions: `run` runs them all in one, commits, and gives their results."""
+
+    def __init__(self, run: Callable[[Sequence[Call]], list[Any]]) -> None:
+        self._run = run
+        self._leadership = threading.Lock()
+        self._waiting: deque[_Waiting] = deque()
+        self._lately = 1  # how many came together
+        self._seconds = 0.0  # that a commit takes
+
+    def transact(self, call: Call) -> Any:
+        """The result of `call(writer)`, when it is on the disk.  Raises what it raises."""
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and not self._leadership.locked():
+            with self._leadership:
+                result = self._run([call])[0]
+            self._wake_next()
+            return result
+        mine = _Waiting(call)
+        self._waiting.append(mine)
+        try:
+            while not mine.is_done:
+                if self._leadership.locked():
+                    with suppress(Empty):
+                        mine.wake.get(timeout=_LOOK_AGAIN)
+                    continue
+                with self._leadership:
+                    if not mine.is_done:
+                        self._lead(mine, alone=is_main)
+                self._wake_next()
+        finally:
+            if not mine.is_done:
+                with suppress(ValueError):  # somebody leads it already
+                    self._waiting.remove(mine)
+        if mine.error is not None:
+            raise mine.error
+        return mine.result
+
+    def _lead(self, mine: _Waiting, alone: bool) -> None:
+        """Run what waits, `mine` first."""
+        self._waiting.remove(mine)
+        group = [mine]
+        try:
+            if not alone:
+                self._gather(group)
+            began = perf_counter()
+            results = self._run([each.call for each in group])
+            self._seconds += (perf_counter() - began - self._seconds) / 8
+            for each, result in zip(group, results, strict=True):
+                each.result = result
+        except Exception as exc:  # noqa: BLE001  (whatever it is, it goes to the one who caused it)
+            self._run_each(group, exc)
+        except BaseException:  # was thrown into this thread
+            for each in group[1:]:
+                each.error = OutcomeUnknown("the thread that wrote for this one was stopped; look what is stored")
+            raise
+        finally:
+            for each in group:
+                each.done()
+
+    def _gather(self, group: list[_Waiting]) -> None:
+        """Take what waits into the group, and what will come in a moment."""
+        if self._lately > 1:
+            until = perf_counter() + _PATIENCE * self._seconds
+            while len(self._waiting) + 1 < self._lately and perf_counter() < until:
+                sleep(0.00001)
+        while self._waiting:
+            with suppress(IndexError):  # one who was interrupted took itself away
+                group.append(self._waiting.popleft())
+        self._lately = max(len(group), self._lately - 1)
+
+    def _run_each(self, group: list[_Waiting], exc: Exception) -> None:
+        if len(group) == 1:
+            group[0].error = exc
+            return
+        for each in group:
+            try:
+                each.result = self._run([each.call])[0]
+            except Exception as own:  # noqa: BLE001  (see above)
+                each.error = own
+
+    def _wake_next(self) -> None:
+        with suppress(IndexError):
+            self._waiting[0].wake.put(None)
