@@ -28,7 +28,7 @@ from typing import Any, ClassVar, TypeVar
 from objstore import keys, record
 from objstore.engines.base import Reader, Stored, Writer
 from objstore.errors import Conflict
-from objstore.record import BODY, LARGE, PLAIN, TAIL, Header, digest, key_digest
+from objstore.record import BODY, LARGE, PLAIN, TAIL, Header, Packed, digest, key_digest
 from objstore.space import STATE_KEY, Found, Space, check_tag, check_tags, expires_at, may_expire
 from objstore.views import Entries, Entry, Items, Keys, Range, Stretch, Values
 
@@ -502,7 +502,7 @@ def _replace(
     space: Space,
     tree_key: bytes,
     found: Stored | None,
-    packed: bytes | None,
+    packed: Packed | None,
     expires: int | None = None,
     tags: tuple[str, ...] = (),
 ) -> bool:

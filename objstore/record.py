@@ -108,6 +108,55 @@ PLAIN_HEADER = Header()
 DAMAGED_HEADER = Header(codec=0)
 
 
+class Draft:
+    """A record with frames that is not put together yet: it is written right where it will lie.
+
+    So its large buffers are copied once. They are read when it is written, and digested where they lie then.
+    `size` is that of the record, in bytes.
+    """
+
+    __slots__ = ("_codec", "_fields", "_flags", "_frames", "_head_bytes", "_payload", "_seed", "_starts", "size")
+
+    def __init__(
+        self, seed: int, flags: int, codec: int, fields: list[bytes], payload: bytes, frames: Sequence[memoryview]
+    ) -> None:
+        self._seed = seed
+        self._flags = flags | FRAMES
+        self._codec = codec
+        self._fields = fields
+        self._payload = payload
+        self._frames = frames
+        table_bytes = _count.size + len(frames) * _frame.size
+        head_size = _fixed.size + sum(map(len, fields)) + table_bytes + len(payload)
+        self._head_bytes = head_size + DIGEST_BYTES
+        self._starts = _frame_starts(head_size, map(len, frames))
+        self.size = self._starts[-1] + len(frames[-1])
+
+    def write(self, place: memoryview) -> None:
+        """Write the record into `place`, which has its size and holds zeros."""
+        lying = [place[start : start + len(frame)] for frame, start in zip(self._frames, self._starts, strict=True)]
+        for there, frame in zip(lying, self._frames, strict=True):
+            there[:] = frame
+        place[: self._head_bytes] = self._head(lying)
+
+    def __bytes__(self) -> bytes:
+        parts: list[Bytes] = [self._head(self._frames)]
+        end = self._head_bytes
+        for frame, start in zip(self._frames, self._starts, strict=True):
+            parts += (bytes(start - end), frame)
+            end = start + len(frame)
+        return b"".join(parts)
+
+    def _head(self, frames: Sequence[memoryview]) -> bytes:
+        table = b"".join(_frame.pack(len(frame), digest(frame, self._seed)) for frame in frames)
+        fields = [*self._fields, _count.pack(len(frames)), table]
+        return _head(self._seed, self._flags, self._codec, fields, self._payload)
+
+
+Packed = bytes | Draft
+"""A record to be stored; `bytes(packed)` is it."""
+
+
 def pack(
     tree_key: bytes,
     payload: bytes,
@@ -117,7 +166,7 @@ def pack(
     tags: Sequence[str] = (),
     long_key: bytes | None = None,
     frames: Sequence[memoryview] = (),
-) -> bytes:
+) -> Packed:
     """The record to store under `tree_key`: plain where the payload is a pickle and nothing else is said."""
     seed = key_digest(tree_key)
     plain = not frames and not tags and expires_at is None and long_key is None and codec == PICKLE
@@ -138,18 +187,15 @@ def pack(
         flags |= LONG_KEY
         fields.append(_length.pack(len(long_key)) + long_key)
     if frames:
-        flags |= FRAMES
-        fields.append(_count.pack(len(frames)))
-        fields += (_frame.pack(len(frame), digest(frame, seed)) for frame in frames)
+        return Draft(seed, flags, codec, fields, payload, frames)
+    return _head(seed, flags, codec, fields, payload)
 
+
+def _head(seed: int, flags: int, codec: int, fields: list[bytes], payload: bytes) -> bytes:
+    """Header, payload and their digest."""
     head_size = _fixed.size + sum(map(len, fields)) + len(payload)
     head = b"".join((_fixed.pack(VERSION, flags, codec, 0, head_size), *fields, payload))
-    parts: list[Bytes] = [head, digest(head, seed)]
-    end = head_size + DIGEST_BYTES
-    for frame, start in zip(frames, _frame_starts(head_size, map(len, frames)), strict=True):
-        parts += (bytes(start - end), frame)
-        end = start + len(frame)
-    return b"".join(parts)
+    return head + digest(head, seed)
 
 
 def packed_size(payload: bytes, frames: Sequence[memoryview], tags: Sequence[str], long_key: bytes | None) -> int:

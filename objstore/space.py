@@ -32,7 +32,6 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from copy import copy
 from datetime import timedelta
 from hashlib import blake2b
 from pickle import loads
@@ -43,7 +42,7 @@ from objstore.codecs.base import Codec
 from objstore.engines.base import Reader, Stored, Writer
 from objstore.errors import CorruptRecord, DecodeError, EncodeError, StoreError
 from objstore.keys import ORDERED_BYTES
-from objstore.record import BODY, LARGE, PLAIN, PLAIN_MARK, TAIL, Damaged, Header, digest, key_digest
+from objstore.record import BODY, LARGE, PLAIN, PLAIN_MARK, TAIL, Damaged, Header, Packed, digest, key_digest
 
 STATE_KEY = b"\x00s"
 _CATALOG = b"\x01"
@@ -114,15 +113,14 @@ class Space:
 
     def viewing(self, verify: bool) -> Space:
         """This space, but large buffers in its values are the record's own memory, verified only if they shall be."""
-        space = copy(self)
-        space._views, space._verifies = True, verify
+        space = object.__new__(Space)
+        space.__dict__.update(self.__dict__, _views=True, _verifies=verify)
         return space
 
-    def frozen(self) -> Space:
-        """This space at this moment: nothing expires in it any more."""
-        space, now = copy(self), self.clock()
-        space.clock = lambda: now
-        return space
+    def freeze(self) -> None:
+        """Stay at this moment: nothing expires any more."""
+        now = self.clock()
+        self.clock = lambda: now
 
     def now(self) -> int:
         """Microseconds since 1970, one reading of the clock."""
@@ -151,8 +149,11 @@ class Space:
 
     def pack(
         self, key: Any, value: Any, expires_at: int | None = None, tags: Sequence[str] = ()
-    ) -> tuple[bytes, bytes]:
-        """Tree key and record for an item.  Runs the code of the value's class; raises EncodeError."""
+    ) -> tuple[bytes, Packed]:
+        """Tree key and record for an item.  Runs the code of the value's class; raises EncodeError.
+
+        The record may still refer to buffers of the value, which must not change before it is stored.
+        """
         tree_key = self.tree_key(key)
         try:
             payload, frames = self._encode(value)
@@ -185,11 +186,11 @@ class Space:
     def pack_many(
         self, items: Iterable[tuple[Any, Any]], expires_at: int | None, tags: Sequence[str]
     ) -> list[tuple[bytes, bytes]]:
-        """`pack` for each."""
+        """`pack` for each, where the next item may reuse the buffers of the last."""
         if expires_at is not None or tags:
-            return [self.pack(key, value, expires_at, tags) for key, value in items]
+            return [self._pack_whole(key, value, expires_at, tags) for key, value in items]
         packed = []
-        pack, tree_key_of, encode, short = self.pack, self.tree_key, self._encode, self._short
+        pack, tree_key_of, encode, short = self._pack_whole, self.tree_key, self._encode, self._short
         for key, value in items:
             tree_key = tree_key_of(key)
             try:
@@ -202,6 +203,12 @@ class Space:
             else:
                 packed.append(pack(key, value))
         return packed
+
+    def _pack_whole(
+        self, key: Any, value: Any, expires_at: int | None = None, tags: Sequence[str] = ()
+    ) -> tuple[bytes, bytes]:
+        tree_key, packed = self.pack(key, value, expires_at, tags)
+        return tree_key, bytes(packed)
 
     def value(self, key: Any, tree_key: bytes, found: Stored | None, now: int | None = None) -> Any:
         """The value in the record found for `key`.
@@ -280,7 +287,7 @@ class Space:
                     continue
             yield key, value
 
-    def repack(self, key: Any, tree_key: bytes, stored: Stored, expires_at: int | None) -> bytes:
+    def repack(self, key: Any, tree_key: bytes, stored: Stored, expires_at: int | None) -> Packed:
         """The same record with another moment to expire.  Raises CorruptRecord."""
         try:
             header, payload, frames = record.unpack(tree_key, stored)
@@ -385,7 +392,7 @@ class Space:
     # Writing
 
     def put(
-        self, txn: Writer, tree_key: bytes, packed: bytes, expires_at: int | None = None, tags: Sequence[str] = ()
+        self, txn: Writer, tree_key: bytes, packed: Packed, expires_at: int | None = None, tags: Sequence[str] = ()
     ) -> None:
         """Store a record in the place of what was there."""
         flags, _ = self._state(txn)

@@ -228,7 +228,9 @@ class Store(Writable[K, V]):
         self._require("snapshot", "read the keys one by one")
         reader = self._engine.snapshot()
         reader.keeper = self  # a snapshot keeps the store open that nobody else remembers
-        return Snapshot(self._space.frozen().viewing(verify), reader)
+        space = self._space.viewing(verify)
+        space.freeze()
+        return Snapshot(space, reader)
 
     def view(self, key: K, *, verify: bool = False) -> V:
         """The value of `key`, where large buffers (NumPy arrays and the like, 64 KiB and more) are not copied.
@@ -287,7 +289,8 @@ class Store(Writable[K, V]):
         expires, labels = self._expires_at(ttl), check_tags(tags)
         done = size = 0
         batch: list[tuple[bytes, bytes]] = []
-        for packed in chain((self._space.pack(key, value, expires, labels) for key, value in pairs(items)), (None,)):
+        each = chain.from_iterable(self._space.pack_many((item,), expires, labels) for item in pairs(items))
+        for packed in chain(each, (None,)):
             if packed is not None:
                 batch.append(packed)
                 size += len(packed[0]) + len(packed[1])

@@ -12,7 +12,7 @@ from strategies import EXAMPLES
 
 from objstore.engines.base import DURABILITY_KEY, MAX_KEY_BYTES, Engine
 from objstore.errors import StoreError, TransactionError
-from objstore.record import HEAD_BYTES
+from objstore.record import HEAD_BYTES, pack
 
 few_or_many = settings(
     max_examples=EXAMPLES,
@@ -109,6 +109,45 @@ class EngineContract:
         assert engine.get(b"\x10k") == b"one"
         assert engine.read().get(b"\x10k") == b"one"
         assert engine.holds(b"\x10k", b"\x10other") == (True, None)
+
+    @pytest.mark.parametrize("size", [1, 3000, 70_000, 5 << 20])
+    def test_a_draft_is_stored_as_the_record_that_it_is(self, engine, size):
+        draft = pack(b"\x10k", b"\x80payload", frames=[memoryview(b"f" * size), memoryview(b"g" * size)])
+
+        def put(writer):
+            writer.put(b"\x10k", draft)
+            assert writer.get(b"\x10k") == bytes(draft)
+            inner = writer.savepoint()
+            inner.put(b"\x10inner", draft)
+            inner.put(b"\x10k", draft)
+            inner.commit()
+            inner = writer.savepoint()
+            inner.put(b"\x10k", b"gone")
+            inner.put(b"\x10other", draft)
+            inner.abort()
+            writer.put(b"\x10again", draft)
+            writer.put(b"\x10again", draft)
+
+        for _ in range(3):  # over what is there, too
+            engine.transact(put)
+        expected = [(key, bytes(draft)) for key in (b"\x10again", b"\x10inner", b"\x10k")]
+        assert list(engine.read().scan(b"\x10")) == expected
+
+    def test_a_draft_that_fails_leaves_nothing(self, engine):
+        fill(engine)
+        buffer = memoryview(bytearray(100_000))
+        draft = pack(b"\x10a", b"\x80payload", frames=[buffer])
+        buffer.release()
+        with pytest.raises(ValueError, match="released"):
+            engine.transact(lambda writer: writer.put(b"\x10a", draft))
+        assert user_keys(engine.read()) == LETTERS
+        assert engine.get(b"\x10a") == b"a"
+        writer = engine.write()
+        with pytest.raises(ValueError, match="released"):
+            writer.put(b"\x10a", draft)
+        with suppress(TransactionError):  # what an engine has half written ends the transaction
+            writer.commit()
+        assert engine.get(b"\x10a") == b"a"
 
     def test_what_was_never_put_is_none(self, engine):
         assert engine.get(b"\x10k") is None

@@ -33,6 +33,7 @@ STRATA = [
     "codecs.pickling  codecs.compression  codecs.sealing",
     "engines.base",
     "engines.memory  engines.redis  engines.lmdb.errors  engines.lmdb.forks  engines.lmdb.datafile",
+    "engines.lmdb.memory",
     "engines.lmdb.directory",
     "engines.lmdb.transactions",
     "engines.lmdb.views  engines.lmdb.grouping",

@@ -24,7 +24,6 @@ from objstore.record import (
     VALUE_OFFSET,
     Damaged,
     Header,
-    pack,
     packed_size,
     read_header,
     unpack,
@@ -34,6 +33,18 @@ few_or_many = settings(max_examples=strategies.EXAMPLES, deadline=None)
 
 KEY = b"\x40key"
 ONE = b"\x80\x05K\x01."
+
+
+def pack(key, payload, **said):
+    """The bytes of a record.  Where it is a draft, they are the same as what it writes in place."""
+    packed = record.pack(key, payload, **said)
+    stored = bytes(packed)
+    if isinstance(packed, record.Draft):
+        assert packed.size == len(stored)
+        place = bytearray(packed.size)
+        packed.write(memoryview(place))
+        assert place == stored
+    return stored
 
 
 def fields():
@@ -138,6 +149,15 @@ class TestRoundTrip:
         _, payload, (frame,) = unpack(KEY, stored)
         assert payload.obj is stored
         assert frame.obj is stored
+
+    def test_a_draft_says_what_its_buffers_hold_when_it_is_written(self):
+        buffer = bytearray(b"before")
+        draft = record.pack(KEY, ONE, frames=[memoryview(buffer)])
+        buffer[:] = b"behind"
+        place = bytearray(draft.size)
+        draft.write(memoryview(place))
+        _, _, (frame,) = unpack(KEY, place)
+        assert frame == b"behind"
 
     @pytest.mark.parametrize("payload_bytes", range(130))
     def test_frames_are_aligned_where_a_large_value_begins_16_bytes_into_a_page(self, payload_bytes):

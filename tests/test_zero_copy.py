@@ -173,6 +173,77 @@ class TestWhatIsAView:
         run(program, tmp_path / "a.store")
 
 
+class TestPuts:
+    MEMORY = """
+        import numpy as np, os, resource, sys
+        from objstore import EncodeError, Store
+
+        def peak():
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    """
+
+    def test_a_large_array_is_copied_once(self, tmp_path):
+        program = """
+            size = 1 << 28
+            with Store(sys.argv[1], durability="process") as store:
+                store["small"] = np.ones(1 << 14)
+                array = np.ones(size >> 3)
+                before = peak()
+                store["array"] = array
+                assert peak() - before < 1.1 * size, f"{(peak() - before) / size:.2f} times the array"
+                assert np.array_equal(store.view("array"), array)
+        """
+        run(program, tmp_path / "a.store", prelude=self.MEMORY)
+
+    def test_what_is_too_large_for_a_record_is_refused_before_any_work(self, tmp_path):
+        program = """
+            with Store(sys.argv[1], durability="process") as store:
+                store["array"] = before = {"a": np.ones(1 << 14)}
+                memory = peak()
+                for write in (
+                    lambda: store.__setitem__("array", np.zeros(5 << 27)),
+                    lambda: store.update({"array": [np.zeros(3 << 27), np.zeros(3 << 27)]}),
+                    lambda: store.set("array", {"deep": np.zeros(1 << 30)}, ttl=5),
+                ):
+                    try:
+                        write()
+                    except EncodeError as exc:
+                        assert "'array'" in str(exc) and "4 GiB" in str(exc), exc
+                    else:
+                        raise AssertionError("it was not refused")
+                assert peak() - memory < 1 << 24
+                assert np.array_equal(store["array"]["a"], before["a"])
+        """
+        run(program, tmp_path / "a.store", prelude=self.MEMORY)
+
+    def test_items_that_reuse_one_buffer_are_stored_each_as_it_was(self, location):
+        def items():
+            buffer = np.zeros(20_000)
+            for number in range(5):
+                buffer[:] = number
+                yield number, buffer
+
+        with Store(location) as store:
+            store.update(items())
+            assert [value[0] for value in store.values()] == [0, 1, 2, 3, 4]
+            store.clear()
+            store.load(items())
+            assert [value[0] for value in store.values()] == [0, 1, 2, 3, 4]
+
+    def test_a_transaction_with_arrays_is_all_or_nothing(self, disk):
+        disk["a"] = array()
+        with pytest.raises(KeyError), disk.transaction() as txn:
+            txn["a"] = array(1)
+            txn["b"] = array(2)
+            assert np.array_equal(txn["a"], array(1))
+            with txn.transaction() as inner:
+                inner["a"] = array(3)
+            assert np.array_equal(txn["a"], array(3))
+            txn["nothing"]
+        assert np.array_equal(disk["a"], array())
+        assert list(disk) == ["a"]
+
+
 class TestDamage:
     @pytest.fixture
     def damaged(self, tmp_path):

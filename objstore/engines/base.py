@@ -23,6 +23,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Concatenate, NamedTuple, ParamSpec, Protocol, Self, TypeVar
 
+from objstore.record import Packed
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -105,7 +107,7 @@ class Writer(Reader, Protocol):
     def get(self, key: bytes) -> bytes | None:
         """The record of `key`, or None."""
 
-    def put(self, key: bytes, record: bytes) -> None:
+    def put(self, key: bytes, record: Packed) -> None:
         """Store `record` under `key`, in the place of what was there."""
 
     def put_many(self, items: Iterable[tuple[bytes, bytes]]) -> None:

@@ -16,7 +16,7 @@ from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from objstore.engines.base import DURABILITY_KEY, IDENTITY_KEY, MAX_KEY_BYTES, OWN_TRANSACTION, Engine, Held, process
 from objstore.errors import StoreLocked, StoreNotFound, TransactionError
-from objstore.record import HEAD_BYTES
+from objstore.record import HEAD_BYTES, Packed
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -158,10 +158,10 @@ class MemoryWriter(MemoryReader):
         if self._resting:
             raise TransactionError("a savepoint of this transaction is open; use that one, or after it ends")
 
-    def put(self, key: bytes, record: bytes) -> None:
+    def put(self, key: bytes, record: Packed) -> None:
         self._check()
         assert 0 < len(key) <= MAX_KEY_BYTES
-        self._state = self._state.put(key, record)
+        self._state = self._state.put(key, bytes(record))
 
     def put_many(self, items: Iterable[tuple[bytes, bytes]]) -> None:
         for key, record in items:

@@ -108,11 +108,13 @@ def _all_free(file: BinaryIO, meta: _Meta, pages: range) -> bool:
 # A page: number (8), padding (2), flags (2), end of the offsets (2), start of the nodes (2); then the offsets.
 # A node: two words (a size, or a page number), flags, size of the key; then key and data.  Where the data is big,
 # it is the number of the first of its overflow pages, which has a header of its own and then the value.
-_page = struct.Struct("<8x2xHHH")
+PAGE = struct.Struct("<8x2xHHH")
 NODE = struct.Struct("<HHHH")
 PAGE_NUMBER = struct.Struct("<Q")
 BIG_DATA = 0x01
-PAGE_HEADER_BYTES = _page.size
+PAGE_HEADER_BYTES = PAGE.size
+OVERFLOW = 0x04
+DIRTY = 0x10
 _BRANCH = 0x01
 _NO_PAGE = (1 << 64) - 1
 _MOST_MISSING = 1 << 20
@@ -126,15 +128,15 @@ def _strike_free(file: BinaryIO, meta: _Meta, number: int, wanted: set[int], see
         raise ValueError("the tree of free pages leads back to itself")
     seen.add(number)
     page = _read_at(file, number * meta.page_size, meta.page_size)
-    flags, lower, _ = _page.unpack_from(page)
-    for (offset,) in struct.iter_unpack("<H", page[_page.size : lower]):
+    flags, lower, _ = PAGE.unpack_from(page)
+    for (offset,) in struct.iter_unpack("<H", page[PAGE.size : lower]):
         low, high, node_flags, key_size = NODE.unpack_from(page, offset)
         data = offset + NODE.size + key_size
         if flags & _BRANCH:
             _strike_free(file, meta, low | high << 16 | node_flags << 32, wanted, seen)
         elif node_flags & BIG_DATA:
             (overflow,) = PAGE_NUMBER.unpack_from(page, data)
-            start = overflow * meta.page_size + _page.size
+            start = overflow * meta.page_size + PAGE.size
             wanted.difference_update(_ids(_read_at(file, start, low | high << 16)))
         else:
             wanted.difference_update(_ids(page[data : data + (low | high << 16)]))

@@ -186,7 +186,7 @@ class LmdbEngine(Engine):
         environment, self._environment = self._environment, _Closed(self.location)
         if isinstance(environment, Inherited):
             return
-        self._views.guard.close()
+        self._views.close()
         directory = self._directory
         try:
             if directory is not None and not self.read_only and directory.dirty and directory.try_exclusive():
@@ -311,9 +311,9 @@ class LmdbEngine(Engine):
         if views.holds or views.leases:
             views.tend()
         try:
-            txn = self._environment.begin(None, None, True)  # db, parent, write
+            txn = self._environment.begin(None, None, True, True)  # db, parent, write, buffers
         except lmdb.Error:
-            txn = self._begin(write=True)
+            txn = self._begin(write=True, buffers=True)
         return LmdbWriter(self._environment, txn, self.location, ended)
 
     def _make_ready(self) -> None:

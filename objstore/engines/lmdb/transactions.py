@@ -8,6 +8,7 @@ transaction is ended by the thread that began it (see `transaction`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, mmap
 from threading import get_ident
 from typing import Any
 
@@ -15,8 +16,9 @@ import lmdb
 
 from objstore.engines.base import process
 from objstore.engines.lmdb.errors import translate
+from objstore.engines.lmdb.memory import writable
 from objstore.errors import TransactionError
-from objstore.record import HEAD_BYTES, LARGE
+from objstore.record import HEAD_BYTES, LARGE, Draft, Packed
 
 FORKED = "this began before a fork and belongs to the parent; begin a new one in the child"
 
@@ -29,6 +31,21 @@ class _Ended:
 
 
 _ENDED = _Ended()
+
+
+# As many zeros as were ever asked for: all of them one page of the system's, and no memory.
+_all_zeros = mmap(-1, LARGE, MAP_PRIVATE | MAP_ANONYMOUS, PROT_READ)
+
+
+def _zeros(size: int) -> memoryview | None:
+    """So many zeros, or None where the system has no addresses for them."""
+    global _all_zeros
+    if len(_all_zeros) < size:
+        try:
+            _all_zeros = mmap(-1, size, MAP_PRIVATE | MAP_ANONYMOUS, PROT_READ)
+        except OSError:
+            return None
+    return memoryview(_all_zeros)[:size]
 
 
 class LmdbReader:
@@ -135,7 +152,11 @@ class LmdbReader:
 
 
 class LmdbWriter(LmdbReader):
-    """The write transaction of this process, or a savepoint in it."""
+    """The write transaction of this process, or a savepoint in it.
+
+    Its transaction gives views, so that a large record can be written where it lies; all else is copied here, and
+    at once: the next write may change what a view shows.
+    """
 
     def __init__(self, environment: Any, txn: Any, location: str, ended: Callable[[], None] = lambda: None) -> None:
         super().__init__(environment, txn, location)
@@ -148,12 +169,45 @@ class LmdbWriter(LmdbReader):
         if self._thread != get_ident():
             raise TransactionError("this belongs to the thread that began it; begin another in this one")
 
-    def put(self, key: bytes, record: bytes) -> None:
+    def get(self, key: bytes) -> bytes | None:
         self._check()
         try:
-            self.txn.put(key, record)
+            view = self.txn.get(key)
         except lmdb.Error as exc:
             raise translate(exc, self._location) from exc
+        return None if view is None else bytes(view)
+
+    def get_many(self, keys: Iterable[bytes]) -> list[tuple[bytes, bytes]]:
+        return [(bytes(key), bytes(view)) for key, view in super().get_many(keys)]
+
+    def put(self, key: bytes, record: Packed) -> None:
+        self._check()
+        try:
+            if isinstance(record, bytes):
+                self.txn.put(key, record)
+            else:
+                self._put_in_place(key, record)
+        except lmdb.Error as exc:
+            raise translate(exc, self._location) from exc
+
+    def _put_in_place(self, key: bytes, draft: Draft) -> None:
+        """Let LMDB make room for a large record, and write it there: its own copy would need all of it joined before.
+
+        (LMDB has a flag for this, which py-lmdb does not offer.)  The room is memory of the transaction, in which
+        nothing is in the file yet; its page says so.
+        """
+        zeros = _zeros(draft.size)
+        if zeros is not None:
+            self.txn.put(key, zeros)
+            try:
+                place = writable(self.txn.get(key))
+                if place is not None:
+                    draft.write(place)
+                    return
+            except BaseException:
+                self.abort()  # what lies there is half a record
+                raise
+        self.txn.put(key, bytes(draft))
 
     def put_many(self, items: Iterable[tuple[bytes, bytes]]) -> None:
         self._check()
@@ -176,7 +230,7 @@ class LmdbWriter(LmdbReader):
             cursor = self.txn.cursor()
             count = 0
             cursor.set_range(start)
-            while (key := cursor.key()) and (stop is None or key < stop):  # b"" is behind the last
+            while (key := bytes(cursor.key())) and (stop is None or key < stop):  # b"" is behind the last
                 cursor.delete()  # and stands on the next
                 count += 1
         except lmdb.Error as exc:
@@ -188,16 +242,16 @@ class LmdbWriter(LmdbReader):
         while True:
             try:
                 cursor = self._place(start, stop, reverse)
-                item = None if cursor is None else cursor.item()
+                key, record = (None, b"") if cursor is None else map(bytes, cursor.item())
             except lmdb.Error as exc:
                 raise translate(exc, self._location) from exc
-            if item is None or (item[0] < start if reverse else stop is not None and item[0] >= stop):
+            if key is None or (key < start if reverse else stop is not None and key >= stop):
                 return
-            yield item
+            yield key, record
             if reverse:
-                stop = item[0]
+                stop = key
             else:
-                start = item[0] + b"\x00"
+                start = key + b"\x00"
 
     def scan_keys(self, start: bytes, stop: bytes | None = None, reverse: bool = False) -> Iterator[bytes]:
         return (key for key, _ in self.scan(start, stop, reverse))
@@ -206,7 +260,7 @@ class LmdbWriter(LmdbReader):
         self._check()
         try:
             self.txn.id  # noqa: B018  (is there, unless the transaction has ended)
-            inner = self._environment.begin(parent=self.txn, write=True)
+            inner = self._environment.begin(parent=self.txn, write=True, buffers=True)
         except lmdb.Error as exc:
             raise translate(exc, self._location) from exc
         return LmdbWriter(self._environment, inner, self._location)

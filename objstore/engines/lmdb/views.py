@@ -19,12 +19,12 @@ lends its states (`forks.Lease`): it goes on holding them until no child looks a
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from io import FileIO
 from itertools import islice
 from mmap import ACCESS_READ, mmap
 from typing import Any
@@ -45,6 +45,7 @@ from objstore.engines.lmdb.datafile import (
 )
 from objstore.engines.lmdb.errors import translate
 from objstore.engines.lmdb.forks import Lease
+from objstore.engines.lmdb.memory import address_of, bytes_at
 from objstore.engines.lmdb.transactions import FORKED, LmdbReader
 from objstore.errors import StoreClosed, StoreCorrupt, StoreReplaced, TransactionError
 from objstore.record import HEAD_BYTES, LARGE
@@ -135,7 +136,8 @@ class Views:
         self.guard = Guard()
         self.page_size = page_size
         self._location = location
-        self._file = file_id(location)
+        self._file_id = file_id(location)
+        self._file: FileIO | None = None  # opened when something is shown
         self._shows = shows
         self._retain = retain
         self._release = release
@@ -170,17 +172,23 @@ class Views:
         return mapping
 
     def _map(self) -> Mapping | None:
-        descriptor = os.open(os.path.join(self._location, DATA), os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            if identify(os.fstat(descriptor)) != self._file:
+        if self._file is None:
+            self._file = open(os.path.join(self._location, DATA), "rb", buffering=0)  # noqa: SIM115  (see close)
+            if identify(os.fstat(self._file.fileno())) != self._file_id:
+                self._file.close()
                 raise StoreReplaced(REPLACED.format(self._location))
-            return Mapping(descriptor, 0, access=ACCESS_READ)
+        try:
+            return Mapping(self._file.fileno(), 0, access=ACCESS_READ)
         except OSError as exc:
             if exc.errno != errno.ENOMEM:
                 raise
             return None
-        finally:
-            os.close(descriptor)
+
+    def close(self) -> None:
+        """Nobody looks at LMDB's map any more, and nothing more is shown."""
+        self.guard.close()
+        if self._file is not None:
+            self._file.close()
 
     def held(self) -> tuple[Held, ...]:
         """The states that are held, the oldest first."""
@@ -302,41 +310,13 @@ class LmdbViewer(LmdbReader):
 
     def _stored(self, cursor: Any, key: memoryview) -> Stored:
         """The record on which the cursor stands, whose key `key` shows.  Under the guard."""
-        address = _address(key)
-        low, high, flags, key_bytes = NODE.unpack(ctypes.string_at(address - NODE.size, NODE.size))
+        address = address_of(key)
+        low, high, flags, key_bytes = NODE.unpack(bytes_at(address - NODE.size, NODE.size))
         size = low | high << 16
         if size >= LARGE and flags & BIG_DATA:
             if self._mapping is None:
                 self._mapping = self._views.mapping(self.txn, self.hold)
             if self._mapping is not None:
-                (page,) = PAGE_NUMBER.unpack(ctypes.string_at(address + key_bytes, PAGE_NUMBER.size))
+                (page,) = PAGE_NUMBER.unpack(bytes_at(address + key_bytes, PAGE_NUMBER.size))
                 return self._mapping.record(page, self._views.page_size, size)
         return bytes(cursor.value())
-
-
-class _Buffer(ctypes.Structure):
-    """`Py_buffer` of the C interface, of which the address matters here."""
-
-    _fields_ = (
-        ("address", ctypes.c_void_p),
-        ("owner", ctypes.py_object),
-        ("size", ctypes.c_ssize_t),
-        ("rest", ctypes.c_byte * (2 * ctypes.sizeof(ctypes.c_int) + 6 * ctypes.sizeof(ctypes.c_void_p))),
-    )
-
-
-_get_buffer = ctypes.pythonapi.PyObject_GetBuffer
-_get_buffer.argtypes = (ctypes.py_object, ctypes.POINTER(_Buffer), ctypes.c_int)
-_release_buffer = ctypes.pythonapi.PyBuffer_Release
-_release_buffer.argtypes = (ctypes.POINTER(_Buffer),)
-_release_buffer.restype = None
-
-
-def _address(view: memoryview) -> int:
-    """Where in memory a view begins."""
-    buffer = _Buffer()
-    reference = ctypes.byref(buffer)
-    _get_buffer(view, reference, 0)
-    address: int = buffer.address
-    _release_buffer(reference)
-    return address
