@@ -63,6 +63,9 @@ _LATEST = (1 << 8 * _TIME_BYTES) - 1  # microseconds since 1970: in the year 425
 _EXPIRES_USED = 1
 _TAGS_USED = 2
 
+# Where the state begins so, nothing in the store has an expiry or tags: a put in the default namespace keeps no books.
+NO_BOOKS = 0
+
 _state = struct.Struct("<BQ")
 _count = struct.Struct("<Q")
 

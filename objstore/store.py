@@ -24,6 +24,8 @@ from objstore.mapping import DEFAULT, TTL, Writable, pairs
 from objstore.record import LARGE
 from objstore.space import (
     INITIAL_STATE,
+    NO_BOOKS,
+    STATE_KEY,
     Space,
     check_name,
     check_tags,
@@ -136,10 +138,11 @@ class Store(Writable[K, V]):
         self._find = engine.get  # type: ignore[method-assign,assignment]
         self._record = engine.get  # type: ignore[method-assign,assignment]
         self._there = engine.holds  # type: ignore[method-assign,assignment]
-        self._write: Callable[[], Writer] = partial(_refuse, engine.location) if self._read_only else engine.write
-        self._apply = (  # type: ignore[method-assign]
-            partial(_refuse, engine.location) if self._read_only else engine.transact
-        )
+        refuse: Any = partial(_refuse, engine.location)
+        self._write: Callable[[], Writer] = refuse if self._read_only else engine.write
+        self._apply = refuse if self._read_only else engine.transact  # type: ignore[method-assign]
+        self._put_beside: Callable[..., bool] = refuse if self._read_only else engine.put_beside
+        self._keeps_no_books = not space.prefix and self._default_ttl is None
         self._release = weakref.finalize(self, engine.release)
 
     # The handle
@@ -167,7 +170,7 @@ class Store(Writable[K, V]):
         closed: Any = _Closed(self.location)
         self._engine = closed
         self._find = self._record = self._there = closed.refuse  # type: ignore[method-assign]
-        self._apply = self._write = closed.refuse  # type: ignore[method-assign]
+        self._apply = self._write = self._put_beside = closed.refuse  # type: ignore[method-assign]
         self._release()
 
     def __enter__(self) -> Self:
@@ -216,6 +219,13 @@ class Store(Writable[K, V]):
         if found is None or isinstance(found, bytes):
             self._find = self._engine.get  # type: ignore[method-assign,assignment]
         return found
+
+    def __setitem__(self, key: K, value: V) -> None:
+        if self._keeps_no_books:
+            # What `Space.put` comes to while nothing in the store has an expiry or tags, in one call of the engine.
+            self._keeps_no_books = self._put_beside(*self._space.pack(key, value), STATE_KEY, NO_BOOKS)
+        if not self._keeps_no_books:
+            super().__setitem__(key, value)
 
     # Consistent states and units of work
 

@@ -149,6 +149,21 @@ class EngineContract:
             writer.commit()
         assert engine.get(b"\x10a") == b"a"
 
+    def test_a_put_beside_another_record_goes_by_how_that_begins(self, engine):
+        engine.transact(lambda writer: writer.put(b"\x10s", b"\x00state"))
+        assert engine.put_beside(b"\x10k", b"one", b"\x10s", 0) is True
+        assert engine.put_beside(b"\x10k", b"two", b"\x10s", 1) is False
+        assert engine.put_beside(b"\x10k", b"two", b"\x10nothing", 0) is False
+        assert engine.get(b"\x10k") == b"one"
+        draft = pack(b"\x10k", b"\x80payload", frames=[memoryview(bytes(100_000))])
+        assert engine.put_beside(b"\x10k", draft, b"\x10s", 0) is True
+        assert engine.get(b"\x10k") == bytes(draft)
+        writer = engine.write()
+        with pytest.raises(TransactionError):
+            engine.put_beside(b"\x10k", b"two", b"\x10s", 0)
+        writer.abort()
+        assert engine.put_beside(b"\x10k", b"three", b"\x10s", 0) is True  # nothing is left behind
+
     def test_what_was_never_put_is_none(self, engine):
         assert engine.get(b"\x10k") is None
         assert engine.holds(b"\x10k", b"\x10k") == (False, None)

@@ -129,6 +129,14 @@ class Writer(Reader, Protocol):
         """Drop everything; the writer is used up.  Harmless when it is already."""
 
 
+def _put_beside(writer: Writer, key: bytes, record: Packed, beside: bytes, first: int) -> bool:
+    found = writer.get(beside)
+    if not found or found[0] != first:
+        return False
+    writer.put(key, record)
+    return True
+
+
 class Engine(ABC):
     """Where a store keeps its bytes."""
 
@@ -178,6 +186,13 @@ class Engine(ABC):
 
         The function touches nothing but the writer and its arguments: it may be run again.
         """
+
+    def put_beside(self, key: bytes, record: Packed, beside: bytes, first: int) -> bool:
+        """Store `record` under `key` if the record of `beside` begins with the byte `first`; whether it did.
+
+        A transaction of its own: the hot path of a plain assignment.
+        """
+        return self.transact(_put_beside, key, record, beside, first)
 
     @abstractmethod
     def sync(self) -> None:

@@ -31,6 +31,7 @@ from objstore.errors import (
     StoreSuspect,
     TransactionError,
 )
+from objstore.record import Packed
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -72,6 +73,7 @@ class LmdbEngine(Engine):
         self._reopening = threading.Lock()
         self._unready = True
         self._map_size = 0
+        self._is_direct = False  # whether a write needs nothing but a transaction
         self._owner = 0  # the thread that has a transaction of its own making
         self._group: GroupCommit | None = None
         self._check = check
@@ -213,6 +215,7 @@ class LmdbEngine(Engine):
         """In a forked child: never touch the inherited environment again, open another at first use."""
         self._reopening = threading.Lock()
         self._owner = 0
+        self._is_direct = False
         self._group = None  # its lock may be held by a thread that the child does not have
         self._views.borrowed()
         if not isinstance(self._environment, Inherited):
@@ -307,9 +310,8 @@ class LmdbEngine(Engine):
             self._make_ready()
         if self._movable:
             self._grow_early()
-        views = self._views
-        if views.holds or views.leases:
-            views.tend()
+        if self._views.holds:  # what was lent to children is among them
+            self._views.tend()
         try:
             txn = self._environment.begin(None, None, True, True)  # db, parent, write, buffers
         except lmdb.Error:
@@ -325,6 +327,7 @@ class LmdbEngine(Engine):
         if self.durability == "process" and self._directory is not None and not self._directory.dirty:
             self._directory.mark_dirty()
         self._unready = False
+        self._is_direct = not self._movable and self._group is None
 
     def transact(self, function: Callable[Concatenate[LmdbWriter, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
         if self._group is None:
@@ -333,6 +336,23 @@ class LmdbEngine(Engine):
             raise TransactionError(OWN_TRANSACTION)  # the one who leads would wait for it, and this one for that
         result: R = self._group.transact(lambda writer: function(writer, *args, **kwargs))
         return result
+
+    def put_beside(self, key: bytes, record: Packed, beside: bytes, first: int) -> bool:
+        if not self._is_direct or self._views.holds or type(record) is not bytes:
+            return super().put_beside(key, record, beside, first)
+        try:
+            txn = self._environment.begin(None, None, True, True)  # db, parent, write, buffers
+            try:
+                found = txn.get(beside)
+                if not found or found[0] != first:
+                    return False
+                txn.put(key, record)
+                txn.commit()
+            finally:
+                txn.abort()  # which does nothing after the commit
+        except lmdb.Error:
+            return super().put_beside(key, record, beside, first)  # again, with what can be mended
+        return True
 
     def _transact_all(self, calls: Sequence[Call]) -> list[Any]:
         return self._transact(lambda writer: [call(writer) for call in calls])

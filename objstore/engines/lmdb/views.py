@@ -143,7 +143,7 @@ class Views:
         self._release = release
         self._mappings: WeakValueDictionary[int, Mapping] = WeakValueDictionary()  # by the number of the state
         self.holds: set[ref[Hold]] = set()
-        self.leases: list[Lease] = []
+        self._leases: list[Lease] = []
 
     def hold(self, txn: Any) -> Hold:
         """Hold the state of a read transaction, and tell of it."""
@@ -198,9 +198,9 @@ class Views:
 
     def tend(self) -> None:
         """Give up what was held for children that are gone, and log, once for each, what is held for long."""
-        for lease in list(self.leases):
+        for lease in list(self._leases):
             if lease.has_ended():
-                self.leases.remove(lease)
+                self._leases.remove(lease)
                 self._release()
         now = time.monotonic()
         for hold in self._alive():
@@ -222,19 +222,19 @@ class Views:
         holds = [mapping.hold for mapping in list(self._mappings.values())]
         if holds and (lease := Lease.begin(holds)) is not None:
             self._retain()
-            self.leases.append(lease)
+            self._leases.append(lease)
 
     def lent(self) -> None:
         """After a fork, in the parent."""
-        for lease in self.leases:
+        for lease in self._leases:
             lease.keep_parents_end()
 
     def borrowed(self) -> None:
         """After a fork, in the child: what it was lent ends with the last of its views, or with the child."""
-        for lease in self.leases:
+        for lease in self._leases:
             for hold in lease.keep_childs_end():
                 hold.lease = lease
-        self.leases = []
+        self._leases = []
 
     def _alive(self) -> list[Hold]:
         return [hold for reference in list(self.holds) if (hold := reference()) is not None]
