@@ -29,7 +29,7 @@ from objstore import keys, record
 from objstore.engines.base import Reader, Stored, Writer
 from objstore.errors import Conflict
 from objstore.record import BODY, LARGE, PLAIN, TAIL, Header, Packed, digest, key_digest
-from objstore.space import STATE_KEY, Found, Space, check_tag, check_tags, expires_at, may_expire
+from objstore.space import EXPIRES_USED, STATE_KEY, Found, Space, check_tag, check_tags, expires_at
 from objstore.views import Entries, Entry, Items, Keys, Range, Stretch, Values
 
 K = TypeVar("K")
@@ -64,7 +64,7 @@ class Readable(Mapping[K, V]):
     def _record(self, tree_key: bytes) -> Stored | None:
         raise NotImplementedError
 
-    def _there(self, tree_key: bytes, beside: bytes) -> tuple[bool, Stored | None]:
+    def _there(self, tree_key: bytes, beside: bytes) -> tuple[bool, Any]:
         raise NotImplementedError
 
     def _reader(self, views: bool = False) -> Reader:
@@ -101,7 +101,7 @@ class Readable(Mapping[K, V]):
 
     def __contains__(self, key: object) -> bool:
         there, state = self._there(self._space.tree_key(key), STATE_KEY)
-        return there and not (may_expire(state) and self._look(key) is None)
+        return there and (not state[0] & EXPIRES_USED or self._look(key) is not None)
 
     def __len__(self) -> int:
         return self._space.count(self._reader())

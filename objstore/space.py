@@ -60,11 +60,10 @@ _TAG_HEAD = 1 + _TAG_HASH_BYTES
 
 _LATEST = (1 << 8 * _TIME_BYTES) - 1  # microseconds since 1970: in the year 4253
 
-_EXPIRES_USED = 1
-_TAGS_USED = 2
-
-# Where the state begins so, nothing in the store has an expiry or tags: a put in the default namespace keeps no books.
+# The flags of the state.  Without any, a put in the default namespace keeps no books.
 NO_BOOKS = 0
+EXPIRES_USED = 1
+_TAGS_USED = 2
 
 _state = struct.Struct("<BQ")
 _count = struct.Struct("<Q")
@@ -351,7 +350,7 @@ class Space:
         """How many items there are, without what is expired and not yet swept."""
         flags, others = self._state(txn)
         entries = self._catalogued(txn) if self.prefix else txn.count() - others
-        if flags & _EXPIRES_USED and entries:
+        if flags & EXPIRES_USED and entries:
             entries -= sum(confirmed for _, _, confirmed in self._expired(txn, self.now()))
         return entries
 
@@ -379,7 +378,7 @@ class Space:
 
     def expires(self, txn: Reader) -> bool:
         """Whether anything in the store was ever given a time to expire."""
-        return may_expire(txn.get(STATE_KEY))
+        return bool(self._state(txn)[0] & EXPIRES_USED)
 
     def scan_keys(self, txn: Reader, start: bytes, stop: bytes | None, reverse: bool) -> Iterator[Any]:
         """The keys alone, without a look at the records: for where nothing expires."""
@@ -406,7 +405,7 @@ class Space:
         dropped = self._unindex(txn, tree_key, old) if flags else 0
         txn.put(tree_key, packed)
         added = self._index(txn, tree_key, expires_at, tags)
-        used = (_EXPIRES_USED if expires_at is not None else 0) | (_TAGS_USED if tags else 0)
+        used = (EXPIRES_USED if expires_at is not None else 0) | (_TAGS_USED if tags else 0)
         self._keep_books(txn, own=old is None, index=added - dropped, flags=used)
 
     def put_many(
@@ -540,11 +539,6 @@ class Space:
                 header = self._header(tree_key, stored, len(stored), txn.get)
                 same = header.expires_at == int.from_bytes(index_key[1:_EXPIRY_HEAD], "big")
                 yield index_key, tree_key, same and self._is_intact(tree_key, txn.get)
-
-
-def may_expire(state: Stored | None) -> bool:
-    """Whether anything in a store of this state was ever given a time to expire."""
-    return state is None or bool(state[0] & _EXPIRES_USED)
 
 
 def check_name(name: str) -> str:

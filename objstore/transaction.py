@@ -64,7 +64,7 @@ class Snapshot(Readable[K, V]):
 
     _find = _record
 
-    def _there(self, tree_key: bytes, beside: bytes) -> tuple[bool, Stored | None]:
+    def _there(self, tree_key: bytes, beside: bytes) -> tuple[bool, Any]:
         reader = self._reader()
         return reader.get(tree_key) is not None, reader.get(beside)
 
@@ -187,7 +187,7 @@ class Transaction(Writable[K, V]):
 
     _find = _record
 
-    def _there(self, tree_key: bytes, beside: bytes) -> tuple[bool, Stored | None]:
+    def _there(self, tree_key: bytes, beside: bytes) -> tuple[bool, Any]:
         writer = self._unit.writer()
         return writer.get(tree_key) is not None, writer.get(beside)
 
