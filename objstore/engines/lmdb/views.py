@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -138,6 +139,7 @@ class Views:
         self._location = location
         self._file_id = file_id(location)
         self._file: FileIO | None = None  # opened when something is shown
+        self._opening = threading.Lock()
         self._shows = shows
         self._retain = retain
         self._release = release
@@ -172,11 +174,13 @@ class Views:
         return mapping
 
     def _map(self) -> Mapping | None:
-        if self._file is None:
-            self._file = open(os.path.join(self._location, DATA), "rb", buffering=0)  # noqa: SIM115  (see close)
-            if identify(os.fstat(self._file.fileno())) != self._file_id:
-                self._file.close()
-                raise StoreReplaced(REPLACED.format(self._location))
+        with self._opening:
+            if self._file is None:
+                file = FileIO(os.path.join(self._location, DATA))
+                if identify(os.fstat(file.fileno())) != self._file_id:
+                    file.close()
+                    raise StoreReplaced(REPLACED.format(self._location))
+                self._file = file
         try:
             return Mapping(self._file.fileno(), 0, access=ACCESS_READ)
         except OSError as exc:
@@ -235,6 +239,8 @@ class Views:
             for hold in lease.keep_childs_end():
                 hold.lease = lease
         self._leases = []
+        if self._file is not None:
+            self._file.close()
 
     def _alive(self) -> list[Hold]:
         return [hold for reference in list(self.holds) if (hold := reference()) is not None]
