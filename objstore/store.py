@@ -137,7 +137,7 @@ class Store(Writable[K, V]):
         # The hot path, without a stop on the way.
         self._find = engine.get  # type: ignore[method-assign,assignment]
         self._record = engine.get  # type: ignore[method-assign,assignment]
-        self._there = engine.holds  # type: ignore[method-assign,assignment]
+        self._there = engine.contains  # type: ignore[method-assign,assignment]
         refuse: Any = partial(_refuse, engine.location)
         self._write: Callable[[], Writer] = refuse if self._read_only else engine.write
         self._apply = refuse if self._read_only else engine.transact  # type: ignore[method-assign]
@@ -206,26 +206,20 @@ class Store(Writable[K, V]):
         return reader
 
     def _unusual(self, key: K, tree_key: bytes, found: Stored | None) -> Any:
-        if isinstance(found, bytes) and len(found) >= LARGE:
-            self._find = self._find_large  # type: ignore[method-assign]  # the next one is likely to be large, too
+        if isinstance(found, bytes) and len(found) >= LARGE and self.supports("view"):
+            # The next one is likely to be large, too.
+            self._find = partial(_find_large, weakref.ref(self), self._engine)  # type: ignore[method-assign]
         return super()._unusual(key, tree_key, found)
 
-    def _find_large(self, tree_key: bytes) -> Stored | None:
-        """What the engine's `get` finds, but what is large is not copied: so its value takes one copy, not two.
-
-        It takes the place of `get` after a large record was found, and gives it back when one is not.
-        """
-        found = self._engine.view(tree_key)
-        if found is None or isinstance(found, bytes):
-            self._find = self._engine.get  # type: ignore[method-assign,assignment]
-        return found
-
     def __setitem__(self, key: K, value: V) -> None:
-        if self._keeps_no_books:
-            # What `Space.put` comes to while nothing in the store has an expiry or tags, in one call of the engine.
-            self._keeps_no_books = self._put_beside(*self._space.pack(key, value), STATE_KEY, NO_BOOKS)
         if not self._keeps_no_books:
             super().__setitem__(key, value)
+            return
+        tree_key, packed = self._space.pack(key, value)
+        # What `Space.put` comes to while nothing in the store has an expiry or tags, in one call of the engine.
+        if not self._put_beside(tree_key, packed, STATE_KEY, NO_BOOKS):
+            self._keeps_no_books = False  # and never again
+            self._apply(self._space.put, tree_key, packed)
 
     # Consistent states and units of work
 
@@ -247,8 +241,11 @@ class Store(Writable[K, V]):
 
         They are read-only views of the store as it is now, found at a cost that does not depend on their size, and
         valid for as long as they are referenced, whatever is written or closed. So long the store keeps the whole
-        state they belong to, and grows (see `stats`). Everything else in the value is a verified copy; with
-        `verify` the views are verified, too, which reads them once.
+        state they belong to, and grows (see `stats`), and the process keeps the store open. Everything else in the
+        value is a verified copy; with `verify` the views are verified, too, which reads them once.
+
+        Where the process has too few addresses to map the whole file, or no file descriptor left (a state that is
+        viewed takes one), the buffers are verified copies, read-only as well.
 
         Raises KeyError, CorruptRecord, DecodeError; UnsupportedOperation where the engine has no memory to show.
         """
@@ -361,6 +358,18 @@ class Store(Writable[K, V]):
             created=self._identity.created,
             format=self._identity.format,
         )
+
+
+def _find_large(handle: weakref.ref[Store[Any, Any]], engine: Engine, tree_key: bytes) -> Stored | None:
+    """What the engine's `get` finds, but what is large is not copied: so its value takes one copy, not two.
+
+    It takes the place of `get` in a handle after a large record was found, and gives it back when one is not.
+    """
+    found = engine.view(tree_key)
+    store = handle()
+    if store is not None and (found is None or isinstance(found, bytes)):
+        store._find = store._engine.get  # type: ignore[method-assign,assignment]
+    return found
 
 
 def _refuse(location: str, *_arguments: object) -> Any:

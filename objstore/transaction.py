@@ -66,7 +66,7 @@ class Snapshot(Readable[K, V]):
 
     def _there(self, tree_key: bytes, beside: bytes) -> tuple[bool, Any]:
         reader = self._reader()
-        return reader.get(tree_key) is not None, reader.get(beside)
+        return reader.contains(tree_key), reader.get(beside)
 
     def __repr__(self) -> str:
         return "<Snapshot, closed>" if self._state is None else f"<Snapshot of {len(self)} items>"
@@ -189,7 +189,7 @@ class Transaction(Writable[K, V]):
 
     def _there(self, tree_key: bytes, beside: bytes) -> tuple[bool, Any]:
         writer = self._unit.writer()
-        return writer.get(tree_key) is not None, writer.get(beside)
+        return writer.contains(tree_key), writer.get(beside)
 
     def _apply(self, function: Callable[..., D], *arguments: Any) -> D:
         return function(self._unit.writer(), *arguments)

@@ -108,7 +108,7 @@ class EngineContract:
         engine.transact(lambda writer: writer.put(b"\x10k", b"one"))
         assert engine.get(b"\x10k") == b"one"
         assert engine.read().get(b"\x10k") == b"one"
-        assert engine.holds(b"\x10k", b"\x10other") == (True, None)
+        assert engine.contains(b"\x10k", b"\x10other") == (True, None)
 
     @pytest.mark.parametrize("size", [1, 3000, 70_000, 5 << 20])
     def test_a_draft_is_stored_as_the_record_that_it_is(self, engine, size):
@@ -166,7 +166,7 @@ class EngineContract:
 
     def test_what_was_never_put_is_none(self, engine):
         assert engine.get(b"\x10k") is None
-        assert engine.holds(b"\x10k", b"\x10k") == (False, None)
+        assert engine.contains(b"\x10k", b"\x10k") == (False, None)
         assert engine.read().get(b"\x10k") is None
 
     def test_a_second_put_takes_the_place_of_the_first(self, engine):
@@ -185,7 +185,7 @@ class EngineContract:
         record = bytes(range(256)) * (size // 256) + bytes(size % 256)
         engine.transact(lambda writer: writer.put(b"\x10k", record))
         assert engine.get(b"\x10k") == record
-        assert engine.holds(b"\x10k", b"\x10k") == (True, record)
+        assert engine.contains(b"\x10k", b"\x10k") == (True, record)
         assert list(engine.read(views=True).scan_heads(b"\x10")) == [(b"\x10k", record[:HEAD_BYTES], size)]
 
     @pytest.mark.parametrize("size", [1, 2, MAX_KEY_BYTES - 1, MAX_KEY_BYTES])
@@ -379,7 +379,7 @@ class EngineContract:
         with writing(engine) as writer:
             writer.put(b"\x10k", b"new")
             assert engine.get(b"\x10k") is None
-            assert engine.holds(b"\x10k", b"\x10k") == (False, None)
+            assert engine.contains(b"\x10k", b"\x10k") == (False, None)
             assert engine.read().get(b"\x10k") is None
             assert in_thread(lambda: engine.get(b"\x10k")) is None
             assert writer.get(b"\x10k") == b"new"

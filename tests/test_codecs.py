@@ -11,7 +11,7 @@ import strategies
 from hypothesis import given, settings
 
 from objstore.codecs import pickling
-from objstore.codecs.pickling import FRAME_BYTES, Pickle
+from objstore.codecs.pickling import LARGE, Pickle
 from objstore.record import PICKLE
 
 codec = Pickle()
@@ -49,7 +49,7 @@ class TestPayload:
         assert max(opcode.proto for opcode, _, _ in pickletools.genops(payload)) <= 5
 
     def test_a_payload_with_frames_begins_as_a_pickle_too(self):
-        payload, _ = codec.encode(np.zeros(FRAME_BYTES, np.uint8))
+        payload, _ = codec.encode(np.zeros(LARGE, np.uint8))
         assert payload[:2] == b"\x80\x05"
 
     def test_name_and_number_are_recorded_for_ever(self):
@@ -61,10 +61,10 @@ class TestPayload:
 
 
 class TestFrames:
-    @pytest.mark.parametrize(("size", "out"), [(FRAME_BYTES - 1, []), (FRAME_BYTES, [FRAME_BYTES])])
+    @pytest.mark.parametrize(("size", "out"), [(LARGE - 1, []), (LARGE, [LARGE])])
     def test_a_buffer_is_a_frame_from_64_kib(self, size, out):
         array = np.arange(size, dtype=np.uint8)
-        assert FRAME_BYTES == 64 * 1024
+        assert LARGE == 64 * 1024
         assert frame_sizes(array) == out
         assert np.array_equal(round_trip(array), array)
 
@@ -83,7 +83,7 @@ class TestFrames:
         assert np.array_equal(back["bias"], weights["bias"])
 
     def test_one_array_twice_is_one_frame_and_one_array_again(self):
-        array = np.zeros(FRAME_BYTES)
+        array = np.zeros(LARGE)
         assert len(frame_sizes([array, array])) == 1
         first, second = round_trip([array, array])
         assert first is second
@@ -109,18 +109,18 @@ class TestFrames:
         assert np.array_equal(round_trip(array), array)
 
     def test_what_is_read_can_be_changed(self):
-        back = round_trip(np.zeros(FRAME_BYTES))
+        back = round_trip(np.zeros(LARGE))
         back[0] = 1.0
         assert back.flags.writeable
 
     def test_a_frame_becomes_the_object_without_a_copy(self):
-        payload, frames = codec.encode(np.zeros(FRAME_BYTES, np.uint8))
+        payload, frames = codec.encode(np.zeros(LARGE, np.uint8))
         own = bytearray(frames[0])
         array = codec.decode(memoryview(payload), [own])
         own[0] = 7
         assert array[0] == 7
 
-    @pytest.mark.parametrize("size", [0, 10, FRAME_BYTES, 1_000_000])
+    @pytest.mark.parametrize("size", [0, 10, LARGE, 1_000_000])
     @pytest.mark.parametrize("kind", [bytes, bytearray])
     def test_bytes_and_bytearrays_come_back_as_what_they_were(self, kind, size):
         value = kind(range(256)) * (size // 256 + 1)
@@ -129,7 +129,7 @@ class TestFrames:
 
     @pytest.mark.parametrize("kind", [bytes, bytearray])
     def test_pickle_buffers_are_frames(self, kind):
-        data = kind(FRAME_BYTES)
+        data = kind(LARGE)
         payload, frames = codec.encode([pickle.PickleBuffer(data)])
         assert list(map(bytes, frames)) == [data]
         (back,) = codec.decode(memoryview(payload), [bytearray(frame) for frame in frames])
@@ -137,6 +137,6 @@ class TestFrames:
 
     def test_what_is_beyond_the_most_frames_stays_in_the_pickle(self, monkeypatch):
         monkeypatch.setattr(pickling, "MAX_FRAMES", 2)
-        arrays = [np.full(FRAME_BYTES, n, np.uint8) for n in range(4)]
+        arrays = [np.full(LARGE, n, np.uint8) for n in range(4)]
         assert len(frame_sizes(arrays)) == 2
         assert all(map(np.array_equal, round_trip(arrays), arrays))

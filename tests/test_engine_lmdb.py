@@ -146,7 +146,7 @@ class TestLmdbEngine(EngineContract):
             pass
         for use in (
             lambda: engine.get(b"\x10a"),
-            lambda: engine.holds(b"\x10a", b"\x10a"),
+            lambda: engine.contains(b"\x10a", b"\x10a"),
             engine.read,
             engine.write,
             engine.sync,
@@ -368,7 +368,7 @@ class TestReaders:
     def test_when_all_slots_are_taken_it_says_so(self, stored, hasty):
         with opened(stored, max_readers=2) as engine:
             readers = [engine.read(), engine.read()]
-            for use in (engine.read, lambda: engine.get(b"\x10a"), lambda: engine.holds(b"\x10a", b"\x10a")):
+            for use in (engine.read, lambda: engine.get(b"\x10a"), lambda: engine.contains(b"\x10a", b"\x10a")):
                 with pytest.raises(StoreLocked, match=r"all 2 reader slots.*larger max_readers"):
                     use()
             engine.transact(lambda writer: writer.put(b"\x10f", b""))

@@ -169,8 +169,9 @@ class TestHandles:
     def test_what_an_engine_can_do_is_told(self, tmp_path):
         with Store("memory://") as store:
             assert store.supports("transaction")
-            assert store.supports("view")
-            assert not store.supports("telepathy")
+            assert not store.supports("view")
+            with pytest.raises(UnsupportedOperation, match="store\\[key\\]"):
+                store.view("a")
         error = UnsupportedOperation("transaction", "cluster", "use modify")
         assert isinstance(error, NotImplementedError)
         assert (error.operation, error.engine) == ("transaction", "cluster")

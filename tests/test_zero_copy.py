@@ -24,7 +24,7 @@ import pyarrow as pa
 import pytest
 
 from objstore import CorruptRecord, Store, StoreLocked
-from objstore.engines.lmdb import views
+from objstore.engines.lmdb import zerocopy
 
 ROOT = Path(__file__).parent.parent
 STEPS = int(os.environ.get("OBJSTORE_STEPS", "1500"))
@@ -417,7 +417,7 @@ class TestWhatIsHeld:
         with caplog.at_level(logging.WARNING, "objstore"), disk.snapshot():
             disk["x"] = 1
             assert not caplog.records
-            monkeypatch.setattr(views, "OLD_SECONDS", -1.0)
+            monkeypatch.setattr(zerocopy, "OLD_SECONDS", -1.0)
             disk["x"] = 2
             disk["x"] = 3
             disk.stats()

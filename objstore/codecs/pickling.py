@@ -1,7 +1,7 @@
 """Pickle, protocol 5, with large buffers out-of-band.
 
 The protocol is fixed, not the newest of the running interpreter, so that every Python from 3.8 on
-reads what any other wrote.  A buffer (of a NumPy array, say) of at least `FRAME_BYTES` becomes a
+reads what any other wrote.  A buffer (of a NumPy array, say) of at least `LARGE` bytes becomes a
 frame and is copied once, into the record; smaller ones stay in the pickle, where they cost less.
 """
 
@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from pickle import PickleBuffer, dumps, loads
 from typing import Any
 
-from objstore.record import MAX_FRAMES, PICKLE
+from objstore.record import LARGE, MAX_FRAMES, PICKLE
 
 PROTOCOL = 5
-FRAME_BYTES = 64 * 1024
 
 
 class _LargeBuffer(Exception):
@@ -34,7 +33,7 @@ def _large(buffer: PickleBuffer) -> memoryview | None:
         view = buffer.raw()
     except BufferError:  # not contiguous
         return None
-    return view if view.nbytes >= FRAME_BYTES else None
+    return view if view.nbytes >= LARGE else None
 
 
 class Pickle:

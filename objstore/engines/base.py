@@ -80,6 +80,9 @@ class Reader(Protocol):
     def get(self, key: bytes) -> Stored | None:
         """The record of `key`, or None."""
 
+    def contains(self, key: bytes) -> bool:
+        """Whether `key` has a record; what this costs does not depend on its size."""
+
     def get_many(self, keys: Iterable[bytes]) -> Sequence[tuple[bytes, Stored]]:
         """Key and record of those that are there, in the order asked for."""
 
@@ -155,7 +158,7 @@ class Engine(ABC):
         """The same, where a large record is shown and not copied."""
 
     @abstractmethod
-    def holds(self, key: bytes, beside: bytes) -> tuple[bool, bytes | None]:
+    def contains(self, key: bytes, beside: bytes) -> tuple[bool, bytes | None]:
         """Whether `key` has a record, and the record of another key, both in the last committed state.
 
         What this costs does not depend on the size of the first.

@@ -110,6 +110,9 @@ class MemoryReader:
         self._check()
         return self._state.get(key)
 
+    def contains(self, key: bytes) -> bool:
+        return self.get(key) is not None
+
     def get_many(self, keys: Iterable[bytes]) -> list[tuple[bytes, bytes]]:
         self._check()
         found = ((key, self._state.get(key)) for key in keys)
@@ -208,7 +211,7 @@ class MemoryEngine(Engine):
 
     name = "memory"
     durability = "process"
-    capabilities = frozenset({"ordered", "batches", "transaction", "snapshot", "view"})
+    capabilities = frozenset({"ordered", "batches", "transaction", "snapshot"})
 
     def __init__(self, location: str) -> None:
         self.location = location
@@ -226,7 +229,7 @@ class MemoryEngine(Engine):
 
     view = get
 
-    def holds(self, key: bytes, beside: bytes) -> tuple[bool, bytes | None]:
+    def contains(self, key: bytes, beside: bytes) -> tuple[bool, bytes | None]:
         state = self._state
         return state.get(key) is not None, state.get(beside)
 

@@ -2,7 +2,7 @@
 
 LMDB trusts its file: where pages are missing that it goes to, the kernel ends the process.  So what can be
 seen from outside is looked at before LMDB maps it.  And what the file looks like inside, as far as others need
-it, is said here: where a large value lies (see `views`).
+it, is said here: where a large value lies (see `zerocopy`).
 """
 
 from __future__ import annotations

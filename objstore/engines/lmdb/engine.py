@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
-from weakref import WeakSet
+from weakref import WeakSet, ref
 
 import lmdb
 
@@ -19,7 +19,7 @@ from objstore.engines.lmdb.errors import translate, translated, translated_os
 from objstore.engines.lmdb.forks import Inherited, allow_opening_again, keep_for_ever
 from objstore.engines.lmdb.grouping import Call, GroupCommit
 from objstore.engines.lmdb.transactions import LmdbReader, LmdbWriter
-from objstore.engines.lmdb.views import LmdbViewer, Views
+from objstore.engines.lmdb.zerocopy import LmdbViewer, Views
 from objstore.errors import (
     ReadOnlyStore,
     StoreClosed,
@@ -73,8 +73,7 @@ class LmdbEngine(Engine):
         self._reopening = threading.Lock()
         self._unready = True
         self._map_size = 0
-        self._is_direct = False  # whether a write needs nothing but a transaction
-        self._owner = 0  # the thread that has a transaction of its own making
+        self._own: ref[LmdbWriter] | None = None  # the last transaction that a user began
         self._group: GroupCommit | None = None
         self._check = check
         self._environment: Any  # an lmdb.Environment, or what stands in its place after a fork or a close
@@ -188,7 +187,11 @@ class LmdbEngine(Engine):
         environment, self._environment = self._environment, _Closed(self.location)
         if isinstance(environment, Inherited):
             return
-        self._views.close()
+        try:
+            self._views.close()
+        except StoreLocked:
+            keep_for_ever(environment)  # rather than take the map away under somebody
+            return
         directory = self._directory
         try:
             if directory is not None and not self.read_only and directory.dirty and directory.try_exclusive():
@@ -214,10 +217,9 @@ class LmdbEngine(Engine):
     def disown(self) -> None:
         """In a forked child: never touch the inherited environment again, open another at first use."""
         self._reopening = threading.Lock()
-        self._owner = 0
-        self._is_direct = False
+        self._unready = True
         self._group = None  # its lock may be held by a thread that the child does not have
-        self._views.borrowed()
+        del self._handles[: self._views.borrowed()]
         if not isinstance(self._environment, Inherited):
             keep_for_ever(self._environment)
             self._environment = Inherited(self._reopen)
@@ -228,7 +230,6 @@ class LmdbEngine(Engine):
                 if self._directory is not None:
                     self._directory.lock_shared()
                 self.check_not_replaced()
-                self._unready = True
                 self._open(None, "w")
             return self._environment
 
@@ -249,28 +250,35 @@ class LmdbEngine(Engine):
     def view(self, key: bytes) -> Stored | None:
         return self._viewer().get(key)
 
-    def holds(self, key: bytes, beside: bytes) -> tuple[bool, bytes | None]:
+    def contains(self, key: bytes, beside: bytes) -> tuple[bool, bytes | None]:
         try:
             txn = self._environment.begin()
             return txn.cursor().set_key(key), txn.get(beside)
         except lmdb.Error:
             reader = self._reader()  # again, with what `_begin` can mend
-            return next(reader.scan_keys(key, key + b"\x00"), None) is not None, reader.get(beside)
+            return reader.contains(key), reader.get(beside)
 
     def read(self, views: bool = False) -> Reader:
         return self._viewer() if views else self._reader()
 
     def snapshot(self) -> Reader:
+        self.tend()
         reader = self._viewer()
         reader.hold = self._views.hold(reader.txn)
         return reader
 
     def held(self) -> tuple[Held, ...]:
+        self.tend()
         return self._views.held()
 
     def tend(self) -> None:
-        """Give up what is held for children that are gone."""
-        self._views.tend()
+        """Look after what is held: give up what was for children that are gone, and log what is for long.
+
+        Not to be called with a lock or under the guard: to log runs code of users.
+        """
+        if self._views.holds:  # what was lent is among them
+            self._views.end_leases()
+            self._views.log_old()
 
     def _reader(self) -> LmdbReader:
         try:
@@ -284,42 +292,38 @@ class LmdbEngine(Engine):
 
     def _viewer(self) -> LmdbReader:
         """A reader that copies no large record: any, where there are none."""
-        while True:
-            reader = self._reader()
-            if not reader.has_large():
-                return reader
-            viewer = LmdbViewer(self._environment, self._begin(buffers=True), self.location, self._views)
-            if self._movable:
-                self._readers.add(viewer)
-            if viewer.state() == reader.state():
-                return viewer
+        reader = self._reader()
+        if not reader.has_large():
+            return reader
+        del reader  # and its slot
+        viewer = LmdbViewer(self._environment, self._begin(buffers=True), self.location, self._views)
+        if self._movable:
+            self._readers.add(viewer)
+        return viewer
 
     # Writing
 
     def write(self) -> LmdbWriter:
-        writer = self._writer(self._disowned)
-        self._owner = threading.get_ident()
+        self.tend()
+        writer = self._writer()
+        self._own = ref(writer)
         return writer
 
-    def _disowned(self) -> None:
-        if self._owner == threading.get_ident():
-            self._owner = 0
-
-    def _writer(self, ended: Callable[[], None] = lambda: None) -> LmdbWriter:
+    def _writer(self) -> LmdbWriter:
         if self._unready:
             self._make_ready()
         if self._movable:
             self._grow_early()
-        if self._views.holds:  # what was lent to children is among them
-            self._views.tend()
         try:
             txn = self._environment.begin(None, None, True, True)  # db, parent, write, buffers
         except lmdb.Error:
             txn = self._begin(write=True, buffers=True)
-        return LmdbWriter(self._environment, txn, self.location, ended)
+        return LmdbWriter(self._environment, txn, self.location)
 
     def _make_ready(self) -> None:
         """What must be done before the first write."""
+        if isinstance(self._environment, Inherited):
+            self._reopen()
         if self.read_only:
             raise ReadOnlyStore(
                 f"the store at {self.location!r} can only be read by this process; mend its permissions"
@@ -327,18 +331,19 @@ class LmdbEngine(Engine):
         if self.durability == "process" and self._directory is not None and not self._directory.dirty:
             self._directory.mark_dirty()
         self._unready = False
-        self._is_direct = not self._movable and self._group is None
 
     def transact(self, function: Callable[Concatenate[LmdbWriter, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
+        self.tend()
         if self._group is None:
             return self._transact(function, *args, **kwargs)
-        if self._owner == threading.get_ident():
+        own = None if self._own is None else self._own()
+        if own is not None and own.is_open_here():
             raise TransactionError(OWN_TRANSACTION)  # the one who leads would wait for it, and this one for that
         result: R = self._group.transact(lambda writer: function(writer, *args, **kwargs))
         return result
 
     def put_beside(self, key: bytes, record: Packed, beside: bytes, first: int) -> bool:
-        if not self._is_direct or self._views.holds or type(record) is not bytes:
+        if self._unready or self._movable or self._group or self._views.holds or type(record) is not bytes:
             return super().put_beside(key, record, beside, first)
         try:
             txn = self._environment.begin(None, None, True, True)  # db, parent, write, buffers
@@ -401,8 +406,7 @@ class LmdbEngine(Engine):
             except lmdb.Error as exc:
                 if not self._views.guard.is_shut:
                     raise translate(exc, self.location) from exc
-                with self._views.guard:  # the map is being moved: wait for that
-                    pass
+                self._views.guard.enter()  # the map is being moved: wait for that
 
     def _grow(self, full: StoreFull) -> bool:
         """Double a map that could not be reserved whole; whether it was done."""

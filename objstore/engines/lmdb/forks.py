@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable
+from threading import get_ident
 from typing import Any, Self
 
 from lmdb import _envid
@@ -37,10 +38,11 @@ class Lease:
     """What a parent holds for its children: it ends when none of them looks at it any more, killed or not.
 
     A pipe tells: children have the end for writing, each until the last of what it inherited is dropped, and the
-    parent sees when all of these are closed.
+    parent sees when all of these are closed.  It is for one fork, of the thread that began it.
     """
 
     def __init__(self, holds: list[Any], reading: int, writing: int) -> None:
+        self._thread = get_ident()
         self._holds = holds
         self._reading = reading
         self._writing = writing
@@ -57,16 +59,21 @@ class Lease:
 
     def keep_parents_end(self) -> None:
         """In the parent, after the fork."""
-        writing, self._writing = self._writing, -1
-        if writing >= 0:
+        if self._is_for_this_fork():
+            writing, self._writing = self._writing, -1
             os.close(writing)
 
     def keep_childs_end(self) -> list[Any]:
-        """In the child, after the fork: what was lent.  The lease ends here when it is dropped."""
+        """In the child, after the fork: what was lent to it.  The lease ends here when it is dropped."""
+        if not self._is_for_this_fork():
+            return []
         holds, self._holds = self._holds, []
         os.close(self._reading)
         self._reading = -1
         return holds
+
+    def _is_for_this_fork(self) -> bool:
+        return self._writing >= 0 and self._thread == get_ident()
 
     def has_ended(self) -> bool:
         """In the parent: whether no child has its end any more."""

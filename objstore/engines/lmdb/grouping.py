@@ -43,7 +43,10 @@ class _Waiting:
     def __init__(self, call: Call) -> None:
         self.call = call
         self.result: Any = None
-        self.error: Exception | None = None
+        # What is so unless a leader says otherwise.
+        self.error: Exception | None = OutcomeUnknown(
+            "the thread that wrote for this one was stopped; look what is stored, and write again"
+        )
         self.is_done = False
         self.wake: SimpleQueue[None] = SimpleQueue()
 
@@ -101,13 +104,9 @@ class GroupCommit:
             results = self._run([each.call for each in group])
             self._seconds += (perf_counter() - began - self._seconds) / 8
             for each, result in zip(group, results, strict=True):
-                each.result = result
+                each.result, each.error = result, None
         except Exception as exc:  # noqa: BLE001  (whatever it is, it goes to the one who caused it)
             self._run_each(group, exc)
-        except BaseException:  # was thrown into this thread
-            for each in group[1:]:
-                each.error = OutcomeUnknown("the thread that wrote for this one was stopped; look what is stored")
-            raise
         finally:
             for each in group:
                 each.done()
@@ -129,7 +128,7 @@ class GroupCommit:
             return
         for each in group:
             try:
-                each.result = self._run([each.call])[0]
+                each.result, each.error = self._run([each.call])[0], None
             except Exception as own:  # noqa: BLE001  (see above)
                 each.error = own
 

@@ -7,7 +7,7 @@ transaction is ended by the thread that began it (see `transaction`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from mmap import MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, mmap
 from threading import get_ident
 from typing import Any
@@ -15,8 +15,8 @@ from typing import Any
 import lmdb
 
 from objstore.engines.base import process
+from objstore.engines.lmdb.addresses import writable
 from objstore.engines.lmdb.errors import translate
-from objstore.engines.lmdb.memory import writable
 from objstore.errors import TransactionError
 from objstore.record import HEAD_BYTES, LARGE, Draft, Packed
 
@@ -56,7 +56,7 @@ class LmdbReader:
         self.txn = txn  # Any: py-lmdb's stubs cannot tell bytes from views
         self._location = location
         self.keeper: object = None
-        self.hold: Any = None  # see `views`: what tells of this, where somebody may keep it
+        self.hold: Any = None  # see `zerocopy`: what tells of this, where somebody may keep it
         self._born = process.generation
 
     def get(self, key: bytes) -> bytes | None:
@@ -66,6 +66,14 @@ class LmdbReader:
         except lmdb.Error as exc:
             raise translate(exc, self._location) from exc
         return record
+
+    def contains(self, key: bytes) -> bool:
+        self._check()
+        try:
+            there: bool = self.txn.cursor().set_key(key)
+        except lmdb.Error as exc:
+            raise translate(exc, self._location) from exc
+        return there
 
     def get_many(self, keys: Iterable[bytes]) -> list[tuple[bytes, bytes]]:
         self._check()
@@ -138,14 +146,6 @@ class LmdbReader:
             raise translate(exc, self._location) from exc
         return bool(figures["overflow_pages"] * figures["psize"] >= LARGE)
 
-    def state(self) -> int:
-        """The number of the state: that of the last transaction in it."""
-        try:
-            number: int = self.txn.id()
-        except lmdb.Error as exc:
-            raise translate(exc, self._location) from exc
-        return number
-
     def _check(self) -> None:
         if self._born != process.generation:
             raise TransactionError(FORKED)
@@ -155,13 +155,17 @@ class LmdbWriter(LmdbReader):
     """The write transaction of this process, or a savepoint in it.
 
     Its transaction gives views, so that a large record can be written where it lies; all else is copied here, and
-    at once: the next write may change what a view shows.
+    at once: the next write may change what a view shows.  No guard is needed for that: LMDB neither closes nor moves
+    a map in which a write transaction is open, and py-lmdb's `close` waits for its end.
     """
 
-    def __init__(self, environment: Any, txn: Any, location: str, ended: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, environment: Any, txn: Any, location: str) -> None:
         super().__init__(environment, txn, location)
         self._thread = get_ident()
-        self._ended = ended
+
+    def is_open_here(self) -> bool:
+        """Whether this thread must still end it."""
+        return self.txn is not _ENDED and self._thread == get_ident() and self._born == process.generation
 
     def _check(self) -> None:
         if self._born != process.generation:
@@ -272,11 +276,8 @@ class LmdbWriter(LmdbReader):
             txn.commit()
         except lmdb.Error as exc:
             raise translate(exc, self._location) from exc
-        finally:
-            self._ended()
 
     def abort(self) -> None:
         if self._born == process.generation and self.txn is not _ENDED:
             txn, self.txn = self.txn, _ENDED
             txn.abort()
-            self._ended()

@@ -2,18 +2,18 @@
 
 LMDB's own map goes away with its environment, and when it grows; what still looked at it then would end the
 process.  So LMDB's map is only asked *where* a record lies, and what is shown is a map of our own of the same file
-(`Mapping`), read-only, which the interpreter keeps for as long as anything that was exported from it is
-alive: a view, an array over it, a part of that.  To a state belong one mapping and one read transaction
-(`Held`), which keeps LMDB from using the state's pages again; they go with the last view.
+(`FileMap`), read-only, which the interpreter keeps for as long as anything that was exported from it is
+alive: a view, an array over it, a part of that.  To a state belong one such map and one read transaction
+(`Hold`), which keeps LMDB from using the state's pages again; they go with the last view.
 
 Where a record lies is found without touching it: py-lmdb reads a byte of every page of a value that it gives,
 be it as a view.  But a key it gives as a view of the tree's page, and around the key stands the node: before it
 the sizes, behind it, where the data is big, the number of the first page that holds it.
 
-Whoever holds a view of LMDB's map is under the `Guard`, for a few microseconds, in which no code of a user runs.
-Closing the environment and growing its map wait for those.
+Whoever holds a view of LMDB's map in a read transaction is under the `Guard`, for a few microseconds, in which no
+code of a user runs.  Closing the environment and growing its map wait for those.
 
-A forked child inherits mappings, and may look at them, but a read transaction is not inherited.  So the parent
+A forked child inherits these maps, and may look at them, but a read transaction is not inherited.  So the parent
 lends its states (`forks.Lease`): it goes on holding them until no child looks at them any more.
 """
 
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -34,6 +35,7 @@ from weakref import WeakValueDictionary, finalize, ref
 import lmdb
 
 from objstore.engines.base import Held, Stored, process
+from objstore.engines.lmdb.addresses import address_of, bytes_at
 from objstore.engines.lmdb.datafile import (
     BIG_DATA,
     DATA,
@@ -46,10 +48,15 @@ from objstore.engines.lmdb.datafile import (
 )
 from objstore.engines.lmdb.errors import translate
 from objstore.engines.lmdb.forks import Lease
-from objstore.engines.lmdb.memory import address_of, bytes_at
 from objstore.engines.lmdb.transactions import FORKED, LmdbReader
-from objstore.errors import StoreClosed, StoreCorrupt, StoreReplaced, TransactionError
+from objstore.errors import StoreClosed, StoreCorrupt, StoreLocked, StoreReplaced, TransactionError
 from objstore.record import HEAD_BYTES, LARGE
+
+# References to a token that nobody holds: the guard's, and that of the one who counts them.
+_UNHELD = 2
+
+# Seconds; to hold a view takes microseconds.
+_LONGEST_HOLD = 5.0
 
 # A state that is held for longer is logged, once.
 OLD_SECONDS = 300.0
@@ -59,38 +66,54 @@ _PAGE_ITEMS = 64
 
 
 class Guard:
-    """Counts those who hold views of LMDB's map, so that it is not taken away under them."""
+    """Knows whether anybody holds a view of LMDB's map, so that it is not taken away under them.
 
-    def __init__(self) -> None:
-        self.holders: list[None] = []  # counted by its length, so that no thread can miscount
+    One who does holds the token meanwhile.  References to the token are the count: none is ever left behind, not
+    even by one who is interrupted between two steps.
+    """
+
+    def __init__(self, location: str) -> None:
+        self._location = location
+        self._token = object()
         self.is_shut = False
         self.is_closed = False
 
-    def __enter__(self) -> None:
-        self.holders.append(None)
-        while self.is_shut:
-            self.holders.pop()
-            if self.is_closed:
-                raise StoreClosed("the store is closed; open it again")
+    def enter(self) -> object:
+        """The token, to be held in a local variable and dropped.  Raises StoreClosed."""
+        while True:
+            token = self._token
+            if not self.is_shut:
+                return token
+            del token
+            self.check_open()
             time.sleep(0.0001)
-            self.holders.append(None)
 
-    def __exit__(self, *_exc: object) -> None:
-        self.holders.pop()
+    def check_open(self) -> None:
+        """Raise StoreClosed if there is no map any more."""
+        if self.is_closed:
+            raise StoreClosed(f"the store at {self._location!r} is closed; open it again")
 
     @contextmanager
     def shut(self) -> Iterator[None]:
-        """Nobody holds a view in this block; those who come wait for its end."""
+        """Nobody holds a view in this block; those who come wait for its end.
+
+        Raises StoreLocked where somebody does not let go, which takes a thread that is stopped in the middle.
+        """
         self.is_shut = True
         try:
-            while self.holders:
+            deadline = time.monotonic() + _LONGEST_HOLD
+            while sys.getrefcount(self._token) > _UNHELD:
+                if time.monotonic() > deadline:
+                    raise StoreLocked(
+                        f"a thread that reads the store at {self._location!r} is stopped in the middle; let it go on"
+                    )
                 time.sleep(0.0001)
             yield
         finally:
             self.is_shut = self.is_closed
 
     def close(self) -> None:
-        """Nobody holds a view any more."""
+        """Nobody holds a view any more.  Raises StoreLocked, see `shut`."""
         self.is_closed = True
         with self.shut():
             pass
@@ -107,21 +130,10 @@ class Hold:
         self.lease: Lease | None = None  # in a forked child: what its parent holds the state for
 
 
-class Mapping(mmap):
+class FileMap(mmap):
     """The data file as one state has it.  It lives while a view of it does, and holds the state so long."""
 
     hold: Hold
-
-    def record(self, page: int, page_size: int, size: int) -> memoryview:
-        """The value of `size` bytes that begins on the overflow page of this number.
-
-        Raises StoreCorrupt where there is no such page.
-        """
-        start = page * page_size + PAGE_HEADER_BYTES
-        if start + size > len(self) or PAGE_NUMBER.unpack_from(self, page * page_size) != (page,):
-            raise StoreCorrupt("the data file of the store is cut short, or its tree is damaged; restore a backup")
-        self.hold.shown[page] = size
-        return memoryview(self)[start : start + size]
 
 
 class Views:
@@ -134,78 +146,90 @@ class Views:
     def __init__(
         self, location: str, page_size: int, shows: bool, retain: Callable[[], None], release: Callable[[], None]
     ) -> None:
-        self.guard = Guard()
-        self.page_size = page_size
+        self.guard = Guard(location)
+        self.holds: set[ref[Hold]] = set()
         self._location = location
+        self._page_size = page_size
         self._file_id = file_id(location)
         self._file: FileIO | None = None  # opened when something is shown
         self._opening = threading.Lock()
         self._shows = shows
         self._retain = retain
         self._release = release
-        self._mappings: WeakValueDictionary[int, Mapping] = WeakValueDictionary()  # by the number of the state
-        self.holds: set[ref[Hold]] = set()
+        self._maps: WeakValueDictionary[int, FileMap] = WeakValueDictionary()  # by the number of the state
         self._leases: list[Lease] = []
 
     def hold(self, txn: Any) -> Hold:
         """Hold the state of a read transaction, and tell of it."""
-        self.tend()
         hold = Hold(txn)
         self.holds.add(ref(hold, self.holds.discard))
         return hold
 
-    def mapping(self, txn: Any, hold: Hold | None) -> Mapping | None:
-        """The mapping of the state that `txn` reads, or None where nothing is shown, or there are no addresses for it.
+    def map(self, txn: Any, hold: Hold | None) -> FileMap | None:
+        """The file as the state that `txn` reads has it, or None where nothing is shown.
 
-        Views of one state share it, with its transaction, whoever reads them.
+        Views of one state share it, with its transaction, whoever reads them.  The system may have no address or
+        no descriptor left for a map; then nothing is shown, either.
         """
         if not self._shows:
             return None
         state = txn.id()
-        mapping = self._mappings.get(state)
-        if mapping is None:
-            mapping = self._map()
-            if mapping is None:
+        file_map = self._maps.get(state)
+        if file_map is None:
+            try:
+                file_map = FileMap(self._descriptor(), 0, access=ACCESS_READ)
+            except OSError as exc:
+                if exc.errno not in (errno.ENOMEM, errno.EMFILE, errno.ENFILE):
+                    raise
                 return None
-            mapping.hold = hold or self.hold(txn)
+            file_map.hold = hold or self.hold(txn)
             self._retain()  # the environment must not close before the transaction ends
-            finalize(mapping, self._release)
-            self._mappings[state] = mapping
-        return mapping
+            finalize(file_map, self._release)
+            self._maps[state] = file_map
+        return file_map
 
-    def _map(self) -> Mapping | None:
+    def _descriptor(self) -> int:
         with self._opening:
             if self._file is None:
-                file = FileIO(os.path.join(self._location, DATA))
+                try:
+                    file = FileIO(os.path.join(self._location, DATA))
+                except FileNotFoundError as exc:
+                    raise StoreReplaced(REPLACED.format(self._location)) from exc
                 if identify(os.fstat(file.fileno())) != self._file_id:
                     file.close()
                     raise StoreReplaced(REPLACED.format(self._location))
                 self._file = file
-        try:
-            return Mapping(self._file.fileno(), 0, access=ACCESS_READ)
-        except OSError as exc:
-            if exc.errno != errno.ENOMEM:
-                raise
-            return None
+            return self._file.fileno()
+
+    def record(self, file_map: FileMap, page: int, size: int) -> memoryview:
+        """The value of `size` bytes that begins on the overflow page of this number.
+
+        Raises StoreCorrupt where there is no such page.
+        """
+        start = page * self._page_size + PAGE_HEADER_BYTES
+        if start + size > len(file_map) or PAGE_NUMBER.unpack_from(file_map, page * self._page_size) != (page,):
+            raise StoreCorrupt(
+                f"the data file of the store at {self._location!r} is cut short, or its tree is damaged; restore a "
+                f"backup"
+            )
+        file_map.hold.shown[page] = size
+        return memoryview(file_map)[start : start + size]
 
     def close(self) -> None:
-        """Nobody looks at LMDB's map any more, and nothing more is shown."""
+        """Nobody looks at LMDB's map any more, and nothing more is shown.  Raises StoreLocked, see `Guard.shut`."""
         self.guard.close()
         if self._file is not None:
             self._file.close()
 
+    # What is held, and for how long
+
     def held(self) -> tuple[Held, ...]:
         """The states that are held, the oldest first."""
-        self.tend()
         now = time.monotonic()
         return tuple(sorted((Held(now - hold.since, sum(hold.shown.values())) for hold in self._alive()), reverse=True))
 
-    def tend(self) -> None:
-        """Give up what was held for children that are gone, and log, once for each, what is held for long."""
-        for lease in list(self._leases):
-            if lease.has_ended():
-                self._leases.remove(lease)
-                self._release()
+    def log_old(self) -> None:
+        """Log, once for each, the states that are held for long.  Handlers are code of users: no lock may be held."""
         now = time.monotonic()
         for hold in self._alive():
             if now - hold.since > OLD_SECONDS and not hold.was_logged:
@@ -219,31 +243,48 @@ class Views:
                     now - hold.since,
                 )
 
+    def _alive(self) -> list[Hold]:
+        return [hold for reference in list(self.holds) if (hold := reference()) is not None]
+
     # Forks
 
     def lend(self) -> None:
-        """Before a fork: go on holding what a child will be able to see."""
-        holds = [mapping.hold for mapping in list(self._mappings.values())]
+        """Before a fork: go on holding what a child will be able to see.
+
+        What this process was itself lent passes on without that.
+        """
+        holds = [file_map.hold for file_map in list(self._maps.values()) if file_map.hold.lease is None]
         if holds and (lease := Lease.begin(holds)) is not None:
             self._retain()
             self._leases.append(lease)
 
     def lent(self) -> None:
         """After a fork, in the parent."""
-        for lease in self._leases:
+        for lease in list(self._leases):
             lease.keep_parents_end()
 
-    def borrowed(self) -> None:
-        """After a fork, in the child: what it was lent ends with the last of its views, or with the child."""
-        for lease in self._leases:
+    def borrowed(self) -> int:
+        """After a fork, in the child: what it was lent ends with the last of its views, or with the child.
+
+        How many users of the environment are the parent's leases, which the child has not.
+        """
+        leases, self._leases = self._leases, []
+        for lease in leases:
             for hold in lease.keep_childs_end():
                 hold.lease = lease
-        self._leases = []
         if self._file is not None:
             self._file.close()
+        return len(leases)
 
-    def _alive(self) -> list[Hold]:
-        return [hold for reference in list(self.holds) if (hold := reference()) is not None]
+    def end_leases(self) -> None:
+        """Give up what was held for children that are gone."""
+        for lease in list(self._leases):
+            if lease.has_ended():
+                try:
+                    self._leases.remove(lease)
+                except ValueError:  # another thread saw it, too
+                    continue
+                self._release()
 
 
 class LmdbViewer(LmdbReader):
@@ -256,16 +297,18 @@ class LmdbViewer(LmdbReader):
         super().__init__(environment, txn, location)
         self._views = views
         self._guard = views.guard
-        self._mapping: Mapping | None = None
+        self._map: FileMap | None = None
 
     def get(self, key: bytes) -> Stored | None:  # type: ignore[override]
         self._check()
+        token = self._guard.enter()
         try:
-            with self._guard:
-                cursor = self.txn.cursor()
-                return self._stored(cursor, cursor.key()) if cursor.set_key(key) else None
+            cursor = self.txn.cursor()
+            return self._stored(cursor, cursor.key()) if cursor.set_key(key) else None
         except lmdb.Error as exc:
             raise translate(exc, self._location) from exc
+        finally:
+            del token
 
     def get_many(self, keys: Iterable[bytes]) -> list[tuple[bytes, Stored]]:  # type: ignore[override]
         return [(key, record) for key in keys if (record := self.get(key)) is not None]
@@ -291,27 +334,29 @@ class LmdbViewer(LmdbReader):
         keys: Any = None
         more = True
         while more:
+            self._check()
             page = []
+            token = guard.enter()
             try:
-                with guard:
-                    if keys is None:
-                        cursor = self._place(start, stop, reverse)
-                        if cursor is None:
-                            return
-                        keys = cursor.iterprev(values=False) if reverse else cursor.iternext(values=False)
-                    for view in islice(keys, _PAGE_ITEMS):
-                        key = bytes(view)
-                        if key < start if reverse else stop is not None and key >= stop:
-                            break
-                        page.append((key, take(cursor, view)))
+                if keys is None:
+                    cursor = self._place(start, stop, reverse)
+                    if cursor is None:
+                        return
+                    keys = cursor.iterprev(values=False) if reverse else cursor.iternext(values=False)
+                for view in islice(keys, _PAGE_ITEMS):
+                    key = bytes(view)
+                    if key < start if reverse else stop is not None and key >= stop:
+                        break
+                    page.append((key, take(cursor, view)))
             except lmdb.Error as exc:
                 raise translate(exc, self._location) from exc
+            finally:
+                del token
             more = len(page) == _PAGE_ITEMS
             for item in page:
                 if process.generation != born:
                     raise TransactionError(FORKED)
-                if guard.is_closed:
-                    raise StoreClosed(f"the store at {self._location!r} is closed; open it again")
+                guard.check_open()
                 yield item
 
     def _stored(self, cursor: Any, key: memoryview) -> Stored:
@@ -320,9 +365,9 @@ class LmdbViewer(LmdbReader):
         low, high, flags, key_bytes = NODE.unpack(bytes_at(address - NODE.size, NODE.size))
         size = low | high << 16
         if size >= LARGE and flags & BIG_DATA:
-            if self._mapping is None:
-                self._mapping = self._views.mapping(self.txn, self.hold)
-            if self._mapping is not None:
+            if self._map is None:
+                self._map = self._views.map(self.txn, self.hold)
+            if self._map is not None:
                 (page,) = PAGE_NUMBER.unpack(bytes_at(address + key_bytes, PAGE_NUMBER.size))
-                return self._mapping.record(page, self._views.page_size, size)
+                return self._views.record(self._map, page, size)
         return bytes(cursor.value())
