@@ -143,7 +143,7 @@ class Store(Writable[K, V]):
         self._apply = refuse if self._read_only else engine.transact  # type: ignore[method-assign]
         self._put_beside: Callable[..., bool] = refuse if self._read_only else engine.put_beside
         self._keeps_no_books = not space.prefix and self._default_ttl is None
-        self._release = weakref.finalize(self, engine.release)
+        self._release = weakref.finalize(self, engine.release, False)
 
     # The handle
 
@@ -167,11 +167,13 @@ class Store(Writable[K, V]):
         for child in self._children:
             if (store := child()) is not None:
                 store.close()
+        engine: Engine = self._engine
         closed: Any = _Closed(self.location)
         self._engine = closed
         self._find = self._record = self._there = closed.refuse  # type: ignore[method-assign]
         self._apply = self._write = self._put_beside = closed.refuse  # type: ignore[method-assign]
-        self._release()
+        if self._release.detach():
+            engine.release()
 
     def __enter__(self) -> Self:
         return self

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from objstore import Store, StoreFull, TransactionError
+from objstore import OutcomeUnknown, Store, StoreFull, TransactionError
+from objstore.engines.lmdb.grouping import GroupCommit, _Waiting
 from objstore.engines.lmdb.transactions import LmdbWriter
 
 ROOT = Path(__file__).parent.parent
@@ -112,6 +114,42 @@ def test_an_error_is_the_callers_who_caused_it(synced, commits):
     assert synced._engine.get(b"\x10half") is None
 
 
+def test_who_is_led_by_a_thread_that_is_stopped_is_told_that_nothing_is_known(synced):
+    class StoppedError(BaseException):
+        pass
+
+    def stop(writer):
+        raise StoppedError
+
+    led = GroupCommit(synced._engine._transact_all)
+
+    def lead():
+        with pytest.raises(StoppedError):
+            led.transact(stop)
+
+    leading = threading.Thread(target=lead)
+    other = _Waiting(lambda writer: None)
+    led._waiting.append(other)
+    led._lately = 2
+    leading.start()
+    leading.join(10)
+    assert other.is_done
+    assert isinstance(other.error, OutcomeUnknown)
+    assert led.transact(lambda writer: writer.get(b"\x10nothing")) is None  # and others go on
+
+
+@pytest.mark.parametrize("durability", ["full", "relaxed", "process"])
+def test_a_store_whose_durability_was_changed_shares_syncs_as_a_new_one(tmp_path, durability, commits):
+    with Store(tmp_path / "a.store", durability="full" if durability == "process" else "process") as store:
+        store["a"] = 1
+    with Store(tmp_path / "a.store", durability=durability) as store:
+        before = len(commits)
+        in_threads(lambda number: [store.__setitem__((number, step), 1) for step in range(10)])
+        # What is not synced does not go through the slow commit that counts, but straight to LMDB's.
+        shared = len(commits) - before
+        assert shared == 0 if durability == "process" else 0 < shared < 80 / 2
+
+
 def test_a_full_map_fails_those_who_do_not_fit(synced, commits):
     def work(number):
         for step in range(3):
@@ -186,9 +224,9 @@ INTERRUPTED = """
         except KeyboardInterrupt:
             caught += 1
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    before = [store["worker", number] for number in range(4)]
+    before = [store.get(("worker", number), 0) for number in range(4)]
     time.sleep(0.3)
-    assert all(store["worker", number] > count for number, count in enumerate(before)), "a worker hangs"
+    assert all(store.get(("worker", number), 0) > count for number, count in enumerate(before)), "a worker hangs"
     stop = True
     [thread.join(10) for thread in (*threads, killer)]
     store["main"] = "alive"

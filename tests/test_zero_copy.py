@@ -11,10 +11,14 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import resource
 import subprocess
 import sys
 import textwrap
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +27,9 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from objstore import CorruptRecord, Store, StoreLocked
+from objstore import CorruptRecord, Store, StoreClosed, StoreLocked
 from objstore.engines.lmdb import zerocopy
+from objstore.record import Draft
 
 ROOT = Path(__file__).parent.parent
 STEPS = int(os.environ.get("OBJSTORE_STEPS", "1500"))
@@ -268,6 +273,7 @@ class TestDamage:
             damaged.view("a", verify=True)
         with damaged.snapshot() as snap, damaged.snapshot(verify=True) as verified:
             assert snap["a"].sum() == 700_000 - 1
+            assert len(snap.namespace("other")) == 0
             for read in (lambda: verified["a"], lambda: list(verified.items()), lambda: verified.get_many(["a"])):
                 with pytest.raises(CorruptRecord):
                     read()
@@ -541,6 +547,261 @@ class TestForks:
             store.close()
         """
         run(program, tmp_path / "a.store", prelude=FORKED)
+
+    def test_grandchildren_that_outlive_the_child_keep_what_they_look_at(self, tmp_path):
+        program = """
+            def child():
+                fork(daemon)             # and nobody waits for it
+
+            def daemon():
+                os.close(writing)
+                os.read(reading, 1)
+                intact = np.array_equal(view, original)
+                os.write(telling, b"y" if intact else b"n")
+
+            hearing, telling = os.pipe()
+            ended_well(fork(child))
+            del view
+            gc.collect()
+            overwrite()
+            assert len(store.stats().held) == 1
+            os.write(writing, b"1")
+            assert os.read(hearing, 1) == b"y"
+            store.close()
+        """
+        run(program, tmp_path / "a.store", prelude=FORKED)
+
+    def test_threads_that_fork_at_once_each_lend_to_their_child(self, tmp_path):
+        program = """
+            import logging, threading, warnings      # logging has fork hooks that wait, so forks mix
+            warnings.simplefilter("ignore", DeprecationWarning)
+
+            def one(number):
+                for _ in range(25):
+                    process = os.fork()
+                    if process == 0:
+                        holds = [reference() for reference in store._engine._views.holds]
+                        os._exit(0 if all(hold.lease is not None for hold in holds if hold) else 1)
+                    statuses.append(os.waitpid(process, 0)[1])
+
+            statuses = []
+            threads = [threading.Thread(target=one, args=(number,)) for number in range(3)]
+            [thread.start() for thread in threads]
+            [thread.join() for thread in threads]
+            assert statuses == [0] * 75, f"{sum(map(bool, statuses))} children were lent nothing"
+            del view
+            gc.collect()
+            assert store.stats().held == ()
+            store.close()
+        """
+        run(program, tmp_path / "a.store", prelude=FORKED)
+
+    def test_a_child_that_closes_the_store_has_it_closed(self, tmp_path):
+        program = """
+            def child():
+                global view
+                store["x"] = 1
+                view = None
+                gc.collect()
+                store.close()
+                os.write(writing, b"1")
+                signal.pause()
+
+            process = fork(child)
+            os.read(reading, 1)
+            del view
+            gc.collect()
+            store.close()
+            Store(sys.argv[1], "n").close()          # which the child would be in the way of
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+        """
+        run(program, tmp_path / "a.store", prelude=FORKED)
+
+    def test_an_iteration_that_is_carried_over_a_fork_ends_at_once(self, tmp_path):
+        program = """
+            from objstore import TransactionError
+            store.update({number: number for number in range(200)})
+            with store.snapshot() as snap:
+                for before in (1, 63, 64, 65):
+                    keys = iter(snap)
+                    for _ in range(before):
+                        next(keys)
+
+                    def child():
+                        try:
+                            next(keys)
+                        except TransactionError:
+                            return
+                        raise AssertionError(before)
+
+                    ended_well(fork(child))
+            store.close()
+        """
+        run(program, tmp_path / "a.store", prelude=FORKED)
+
+
+class TestInTheWay:
+    """Things that come between."""
+
+    def test_interrupting_a_reader_is_in_nobodys_way(self, tmp_path):
+        program = """
+            import numpy as np, os, signal, sys, threading, time
+            from objstore import Store
+            store = Store(sys.argv[1], durability="process")
+            store.update({"a": np.ones(10_000), "small": 1})
+            stop = False
+
+            def interrupt():
+                while not stop:
+                    time.sleep(0.0005)
+                    os.kill(os.getpid(), signal.SIGINT)
+
+            caught = 0
+            thread = threading.Thread(target=interrupt)
+            try:
+                thread.start()
+                with store.snapshot() as snap:
+                    while caught < 300:
+                        try:
+                            while True:
+                                snap["a"], "a" in snap, list(snap)
+                        except KeyboardInterrupt:
+                            caught += 1
+            except KeyboardInterrupt:
+                caught += 1
+            stop = True
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            thread.join()
+            del snap
+            began = time.monotonic()
+            store.close()
+            assert time.monotonic() - began < 4, "close waited for somebody who was gone"
+        """
+        run(program, tmp_path / "a.store")
+
+    def test_views_are_read_while_the_store_is_closed(self, tmp_path):
+        program = """
+            import numpy as np, sys, threading
+            from objstore import Store, StoreClosed, StoreLocked
+            sys.setswitchinterval(1e-6)
+            for turn in range(40):
+                store = Store(sys.argv[1], durability="process")
+                store["a"] = np.full(20_000, turn)
+                store["small"] = turn
+                views = []
+
+                def look():
+                    try:
+                        while True:
+                            views.append(store.view("a"))
+                            with store.snapshot() as snap:
+                                views.append(dict(snap.items())["a"])
+                            del views[2:]
+                    except StoreClosed:
+                        pass
+
+                threads = [threading.Thread(target=look) for _ in range(3)]
+                [thread.start() for thread in threads]
+                while not views:
+                    pass
+                store.close()
+                [thread.join() for thread in threads]
+                assert all((view == turn).all() for view in views)
+        """
+        run(program, tmp_path / "a.store")
+
+    def test_a_store_is_closed_while_a_large_record_is_written(self, disk, monkeypatch):
+        writing, closing = threading.Event(), threading.Event()
+        write = Draft.write
+
+        def slow(self, place):
+            writing.set()
+            closing.wait(10)
+            time.sleep(0.05)  # in which the other thread is inside of close
+            write(self, place)
+
+        monkeypatch.setattr(Draft, "write", slow)
+        with ThreadPoolExecutor(1) as pool:
+            put = pool.submit(disk.__setitem__, "a", array())
+            assert writing.wait(10)
+            closing.set()
+            disk.close()
+            assert put.exception() is None or isinstance(put.exception(), StoreClosed)
+        with Store(disk.location) as store:
+            assert "a" not in store or np.array_equal(store["a"], array())
+
+    def test_a_log_handler_may_use_the_store(self, disk, monkeypatch):
+        class Handler(logging.Handler):
+            def emit(self, record):
+                disk["log"] = record.getMessage()
+
+        monkeypatch.setattr(zerocopy, "OLD_SECONDS", -1.0)
+        handler = Handler()
+        logging.getLogger("objstore").addHandler(handler)
+        try:
+            disk["a"] = array()
+            view = disk.view("a")
+            disk["b"] = 1
+            assert "is held" in disk["log"]
+        finally:
+            logging.getLogger("objstore").removeHandler(handler)
+        del view
+
+    def test_a_file_that_was_replaced_is_not_what_is_shown(self, tmp_path):
+        file = tmp_path / "a.store" / "data.mdb"
+        with Store(tmp_path / "a.store") as store, Store(tmp_path / "b.store") as other:
+            store["a"] = array()
+            other["a"] = array(1)
+            file.unlink()
+            file.write_bytes((tmp_path / "b.store" / "data.mdb").read_bytes())
+            assert np.array_equal(store.view("a"), array())
+
+    def test_without_descriptors_buffers_are_copied(self, disk):
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        disk["a"] = array()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")), hard))
+        try:
+            taken = []
+            with suppress(OSError):
+                while True:
+                    taken.append(os.dup(0))
+            view = disk.view("a")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for descriptor in taken:
+                os.close(descriptor)
+        assert not view.flags.writeable
+        assert np.array_equal(view, array())
+        assert not np.shares_memory(view, disk.view("a"))
+        assert len(disk.stats().held) == 0
+
+    def test_one_reader_slot_is_enough(self, tmp_path):
+        with Store(tmp_path / "a.store", max_readers=1) as store:
+            store["a"] = array()
+            assert np.array_equal(store.view("a"), array())
+            with store.snapshot() as snap:
+                assert np.array_equal(snap["a"], array())
+
+    def test_a_handle_that_read_an_array_is_closed_when_it_is_dropped(self, tmp_path):
+        gc.disable()
+        try:
+            store = Store(tmp_path / "a.store")
+            store["a"] = array()
+            store["a"], store["a"]
+            del store
+            Store(tmp_path / "a.store", "n").close()
+        finally:
+            gc.enable()
+
+    @pytest.mark.parametrize("options", [{"flag": "r"}, {"flag": "r", "immutable": True}])
+    def test_a_store_for_reading_shows_views(self, tmp_path, options):
+        with Store(tmp_path / "a.store") as store:
+            store["a"] = array()
+        with Store(tmp_path / "a.store", **options) as store:
+            view = store.view("a")
+            assert np.shares_memory(view, store.view("a"))
+        assert np.array_equal(view, array())
 
 
 EVERYTHING = """

@@ -210,5 +210,9 @@ class Engine(ABC):
         """One more handle uses this engine."""
 
     @abstractmethod
-    def release(self) -> None:
-        """One handle less; the engine closes with the last."""
+    def release(self, wait: bool = True) -> None:
+        """One handle less; the engine closes with the last, and with what is shown of it.
+
+        The garbage collector, which may come in the middle of anything, does not `wait` for others; what it cannot
+        close at once is closed by the next who opens a store.
+        """

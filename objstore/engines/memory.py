@@ -275,7 +275,7 @@ class MemoryEngine(Engine):
     def retain(self) -> None:
         self._handles.append(None)
 
-    def release(self) -> None:
+    def release(self, wait: bool = True) -> None:
         with _opening:
             self._handles.pop()
             if not self._handles:

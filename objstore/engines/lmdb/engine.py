@@ -19,7 +19,7 @@ from objstore.engines.lmdb.errors import translate, translated, translated_os
 from objstore.engines.lmdb.forks import Inherited, allow_opening_again, keep_for_ever
 from objstore.engines.lmdb.grouping import Call, GroupCommit
 from objstore.engines.lmdb.transactions import LmdbReader, LmdbWriter
-from objstore.engines.lmdb.zerocopy import LmdbViewer, Views
+from objstore.engines.lmdb.zerocopy import Guard, LmdbViewer, Views
 from objstore.errors import (
     ReadOnlyStore,
     StoreClosed,
@@ -73,12 +73,14 @@ class LmdbEngine(Engine):
         self._reopening = threading.Lock()
         self._unready = True
         self._map_size = 0
+        self._writing = Guard(location)  # those who are in the middle of a transaction of their engine's
+        self._process = os.getpid()
         self._own: ref[LmdbWriter] | None = None  # the last transaction that a user began
         self._group: GroupCommit | None = None
         self._check = check
         self._environment: Any  # an lmdb.Environment, or what stands in its place after a fork or a close
         self._open(durability, flag)
-        self.file = file_id(self.location)
+        self.file = identify(os.fstat(self._views.file.fileno()))
 
     # Opening and closing
 
@@ -96,15 +98,20 @@ class LmdbEngine(Engine):
             if durability not in (None, self.durability):
                 self._change_durability(durability, flag)
             elif self.durability != (durability or "full"):
-                self._environment.close()
+                self._abandon()
                 self._environment = self._open_environment(self.durability)
             # Where nobody waits for the disk, nothing would be shared.
             self._group = None if self.durability == "process" else GroupCommit(self._transact_all)
             with translated(self.location):
                 self._environment.reader_check()
         except BaseException:
-            self._environment.close()
+            self._abandon()
             raise
+
+    def _abandon(self) -> None:
+        """Close an environment that nobody uses yet, or that is of no use any more."""
+        self._environment.close()
+        self._views.file.close()
 
     def _check_suspect(self) -> None:
         if self._directory is not None and self._directory.suspect:
@@ -147,7 +154,7 @@ class LmdbEngine(Engine):
                 # What shows the file of a map that may have to move by itself would stand in its way.
                 shows = not self._movable or self.options.map_size is not None
                 page_size = environment.stat()["psize"]
-                self._views = Views(self.location, page_size, shows, self.retain, self.release)
+                self._views = Views(self.location, page_size, shows, self.close_if_unused)
                 return environment
 
     def _change_durability(self, durability: str | None, flag: str) -> None:
@@ -174,24 +181,43 @@ class LmdbEngine(Engine):
     def retain(self) -> None:
         self._handles.append(None)
 
-    def release(self) -> None:
-        with _opening:
-            self._handles.pop()
-            if self._handles:
-                return
-            if _engines.get(self.directory_id) is self:
-                del _engines[self.directory_id]
-            self._close()
+    def release(self, wait: bool = True) -> None:
+        self._handles.pop()
+        self.close_if_unused(wait)
 
-    def _close(self) -> None:
-        environment, self._environment = self._environment, _Closed(self.location)
-        if isinstance(environment, Inherited):
+    def close_if_unused(self, wait: bool = False) -> None:
+        """Close the environment, if no handle, no view and no child needs it any more."""
+        if self._is_used() or not _opening.acquire(blocking=wait):
             return
         try:
-            self._views.close()
-        except StoreLocked:
-            keep_for_ever(environment)  # rather than take the map away under somebody
+            self._close()
+        finally:
+            _opening.release()
+
+    def _is_used(self) -> bool:
+        return bool(self._handles) or self._views.is_needed()
+
+    def _close(self, by_force: bool = False) -> None:
+        """Close it, unless it is used after all."""
+        if os.getpid() != self._process or isinstance(self._environment, (Inherited, _Closed)):
             return
+        try:
+            self._writing.close()
+            self._views.guard.close()
+            is_in_use = self._is_used() and not by_force  # somebody took a view at the last moment
+        except StoreLocked:  # somebody is stopped in the middle: the next who opens or closes a store tries again
+            is_in_use = True
+        environment = self._environment
+        if isinstance(environment, _Closed):  # by a collector, meanwhile
+            return
+        if is_in_use:
+            self._writing.reopen()
+            self._views.guard.reopen()
+            return
+        if _engines.get(self.directory_id) is self:
+            del _engines[self.directory_id]
+        self._environment = _Closed(self.location)
+        self._views.file.close()
         directory = self._directory
         try:
             if directory is not None and not self.read_only and directory.dirty and directory.try_exclusive():
@@ -203,6 +229,11 @@ class LmdbEngine(Engine):
             environment.close()
             if directory is not None:
                 directory.close()
+
+    def close_at_exit(self) -> None:
+        """Close it with the interpreter, whoever uses it."""
+        with _opening:
+            self._close(by_force=True)
 
     # Forks
 
@@ -218,8 +249,10 @@ class LmdbEngine(Engine):
         """In a forked child: never touch the inherited environment again, open another at first use."""
         self._reopening = threading.Lock()
         self._unready = True
+        self._writing = Guard(self.location)
+        self._process = os.getpid()
         self._group = None  # its lock may be held by a thread that the child does not have
-        del self._handles[: self._views.borrowed()]
+        self._views.borrowed()
         if not isinstance(self._environment, Inherited):
             keep_for_ever(self._environment)
             self._environment = Inherited(self._reopen)
@@ -345,6 +378,7 @@ class LmdbEngine(Engine):
     def put_beside(self, key: bytes, record: Packed, beside: bytes, first: int) -> bool:
         if self._unready or self._movable or self._group or self._views.holds or type(record) is not bytes:
             return super().put_beside(key, record, beside, first)
+        token = self._writing.enter()
         try:
             txn = self._environment.begin(None, None, True, True)  # db, parent, write, buffers
             try:
@@ -357,6 +391,8 @@ class LmdbEngine(Engine):
                 txn.abort()  # which does nothing after the commit
         except lmdb.Error:
             return super().put_beside(key, record, beside, first)  # again, with what can be mended
+        finally:
+            del token
         return True
 
     def _transact_all(self, calls: Sequence[Call]) -> list[Any]:
@@ -364,19 +400,21 @@ class LmdbEngine(Engine):
 
     def _transact(self, function: Callable[Concatenate[LmdbWriter, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
         while True:
-            writer = self._writer()
+            token = self._writing.enter()
             try:
-                result = function(writer, *args, **kwargs)
-                writer.commit()
+                writer = self._writer()
+                try:
+                    result = function(writer, *args, **kwargs)
+                    writer.commit()
+                except BaseException:
+                    writer.abort()
+                    raise
+                return result
             except StoreFull as exc:
-                writer.abort()
                 if not self._grow(exc):
                     raise
-            except BaseException:
-                writer.abort()
-                raise
-            else:
-                return result
+            finally:
+                del token
 
     def sync(self) -> None:
         try:
@@ -439,7 +477,7 @@ class LmdbEngine(Engine):
                 self._map_size = self._environment.info()["map_size"]
             except lmdb.Error as exc:
                 # The old map is gone already, and with it the environment.
-                self._environment.close()
+                self._abandon()
                 self._environment = self._open_environment(self.durability)
                 raise StoreFull(
                     f"the map of the store at {self.location!r} cannot grow: the system has no more addresses; lift "
@@ -491,10 +529,9 @@ def open_lmdb(
     """
     location = os.path.abspath(path)
     with _opening, translated_os(location):
+        for each in list(_engines.values()):
+            each.close_if_unused()  # what a collector or a child left behind
         engine = _engines.get(_directory_id(location))
-        if engine is not None:
-            engine.tend()  # which may close it, if nothing but children held it
-            engine = _engines.get(_directory_id(location))
         if engine is None:
             engine = _open_first(location, flag, initial, durability, check, options)
             engine.retain()

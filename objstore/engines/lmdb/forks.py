@@ -13,8 +13,9 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from threading import get_ident
-from typing import Any, Self
+from typing import Any
 
 from lmdb import _envid
 
@@ -41,21 +42,13 @@ class Lease:
     parent sees when all of these are closed.  It is for one fork, of the thread that began it.
     """
 
-    def __init__(self, holds: list[Any], reading: int, writing: int) -> None:
+    def __init__(self, holds: list[Any]) -> None:
         self._thread = get_ident()
         self._holds = holds
-        self._reading = reading
-        self._writing = writing
-
-    @classmethod
-    def begin(cls, holds: list[Any]) -> Self | None:
-        """A lease of these; None where the system has no descriptors left for it."""
-        try:
-            reading, writing = os.pipe()
-        except OSError:
-            return None
-        os.set_blocking(reading, False)
-        return cls(holds, reading, writing)
+        self._reading = self._writing = -1
+        with suppress(OSError):  # without descriptors nobody can tell, and it does not end
+            self._reading, self._writing = os.pipe()
+            os.set_blocking(self._reading, False)
 
     def keep_parents_end(self) -> None:
         """In the parent, after the fork."""
@@ -77,6 +70,8 @@ class Lease:
 
     def has_ended(self) -> bool:
         """In the parent: whether no child has its end any more."""
+        if self._reading < 0 or self._writing >= 0:
+            return False
         try:
             return os.read(self._reading, 1) == b""
         except BlockingIOError:

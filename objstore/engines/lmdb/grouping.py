@@ -7,8 +7,8 @@ is under way the next ones gather, so nobody waits longer than in a queue of sin
 A leader also waits a moment, a part of what a commit takes, for as many as there were lately: they are on their
 way back, and without them every second commit would be half empty.  A thread that writes alone never waits.
 
-An error belongs to the one who caused it: if anything in a group fails, nothing of it was applied, and each
-runs again by itself.
+An error belongs to the one who caused it: if anything in a group fails, nothing of it was applied, and each runs
+again by itself, in its own thread.
 
 Signals are handled in the main thread, between any two steps of it.  So that thread leads for nobody but
 itself, leadership is a lock in a `with` block, and being woken is never relied on: who waits looks again by and by.
@@ -24,8 +24,9 @@ from queue import Empty, SimpleQueue
 from time import perf_counter, sleep
 from typing import Any
 
+from objstore.engines.base import OWN_TRANSACTION
 from objstore.engines.lmdb.transactions import LmdbWriter
-from objstore.errors import OutcomeUnknown
+from objstore.errors import OutcomeUnknown, TransactionError
 
 Call = Callable[[LmdbWriter], Any]
 """What one caller does in a transaction; it may be run again."""
@@ -48,11 +49,8 @@ class _Waiting:
             "the thread that wrote for this one was stopped; look what is stored, and write again"
         )
         self.is_done = False
+        self.runs_alone = False  # something in its group failed
         self.wake: SimpleQueue[None] = SimpleQueue()
-
-    def done(self) -> None:
-        self.is_done = True
-        self.wake.put(None)
 
 
 class GroupCommit:
@@ -61,18 +59,23 @@ class GroupCommit:
     def __init__(self, run: Callable[[Sequence[Call]], list[Any]]) -> None:
         self._run = run
         self._leadership = threading.Lock()
+        self._leader = 0  # the thread that has it, or had it last
         self._waiting: deque[_Waiting] = deque()
         self._lately = 1  # how many came together
         self._seconds = 0.0  # that a commit takes
 
     def transact(self, call: Call) -> Any:
-        """The result of `call(writer)`, when it is on the disk.  Raises what it raises."""
+        """The result of `call(writer)`, when it is on the disk.  Raises what it raises.
+
+        Raises TransactionError where this thread leads already: it came here from inside, by a signal or by the
+        garbage collector.
+        """
         is_main = threading.current_thread() is threading.main_thread()
-        if is_main and not self._leadership.locked():
-            with self._leadership:
-                result = self._run([call])[0]
-            self._wake_next()
-            return result
+        if self._leadership.locked():
+            if self._leader == threading.get_ident():
+                raise TransactionError(OWN_TRANSACTION)
+        elif is_main:
+            return self._run_alone(call)
         mine = _Waiting(call)
         self._waiting.append(mine)
         try:
@@ -83,15 +86,25 @@ class GroupCommit:
                     continue
                 with self._leadership:
                     if not mine.is_done:
+                        self._leader = threading.get_ident()
                         self._lead(mine, alone=is_main)
                 self._wake_next()
         finally:
             if not mine.is_done:
                 with suppress(ValueError):  # somebody leads it already
                     self._waiting.remove(mine)
+        if mine.runs_alone:
+            return self._run_alone(call)
         if mine.error is not None:
             raise mine.error
         return mine.result
+
+    def _run_alone(self, call: Call) -> Any:
+        with self._leadership:
+            self._leader = threading.get_ident()
+            result = self._run([call])[0]
+        self._wake_next()
+        return result
 
     def _lead(self, mine: _Waiting, alone: bool) -> None:
         """Run what waits, `mine` first."""
@@ -106,10 +119,13 @@ class GroupCommit:
             for each, result in zip(group, results, strict=True):
                 each.result, each.error = result, None
         except Exception as exc:  # noqa: BLE001  (whatever it is, it goes to the one who caused it)
-            self._run_each(group, exc)
+            mine.error = exc
+            for each in group if len(group) > 1 else ():
+                each.runs_alone = True
         finally:
             for each in group:
-                each.done()
+                each.is_done = True
+                each.wake.put(None)
 
     def _gather(self, group: list[_Waiting]) -> None:
         """Take what waits into the group, and what will come in a moment."""
@@ -121,16 +137,6 @@ class GroupCommit:
             with suppress(IndexError):  # one who was interrupted took itself away
                 group.append(self._waiting.popleft())
         self._lately = max(len(group), self._lately - 1)
-
-    def _run_each(self, group: list[_Waiting], exc: Exception) -> None:
-        if len(group) == 1:
-            group[0].error = exc
-            return
-        for each in group:
-            try:
-                each.result, each.error = self._run([each.call])[0], None
-            except Exception as own:  # noqa: BLE001  (see above)
-                each.error = own
 
     def _wake_next(self) -> None:
         with suppress(IndexError):

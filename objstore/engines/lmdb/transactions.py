@@ -40,12 +40,13 @@ _all_zeros = mmap(-1, LARGE, MAP_PRIVATE | MAP_ANONYMOUS, PROT_READ)
 def _zeros(size: int) -> memoryview | None:
     """So many zeros, or None where the system has no addresses for them."""
     global _all_zeros
-    if len(_all_zeros) < size:
+    zeros = _all_zeros
+    if len(zeros) < size:
         try:
-            _all_zeros = mmap(-1, size, MAP_PRIVATE | MAP_ANONYMOUS, PROT_READ)
+            _all_zeros = zeros = mmap(-1, size, MAP_PRIVATE | MAP_ANONYMOUS, PROT_READ)
         except OSError:
             return None
-    return memoryview(_all_zeros)[:size]
+    return memoryview(zeros)[:size]
 
 
 class LmdbReader:
@@ -202,12 +203,14 @@ class LmdbWriter(LmdbReader):
         """
         zeros = _zeros(draft.size)
         if zeros is not None:
-            self.txn.put(key, zeros)
             try:
+                self.txn.put(key, zeros)
                 place = writable(self.txn.get(key))
                 if place is not None:
                     draft.write(place)
                     return
+            except lmdb.Error:
+                raise
             except BaseException:
                 self.abort()  # what lies there is half a record
                 raise

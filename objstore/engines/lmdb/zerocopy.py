@@ -22,15 +22,14 @@ from __future__ import annotations
 import errno
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import FileIO
 from itertools import islice
 from mmap import ACCESS_READ, mmap
 from typing import Any
-from weakref import WeakValueDictionary, finalize, ref
+from weakref import WeakValueDictionary, ref
 
 import lmdb
 
@@ -42,14 +41,11 @@ from objstore.engines.lmdb.datafile import (
     NODE,
     PAGE_HEADER_BYTES,
     PAGE_NUMBER,
-    REPLACED,
-    file_id,
-    identify,
 )
 from objstore.engines.lmdb.errors import translate
 from objstore.engines.lmdb.forks import Lease
 from objstore.engines.lmdb.transactions import FORKED, LmdbReader
-from objstore.errors import StoreClosed, StoreCorrupt, StoreLocked, StoreReplaced, TransactionError
+from objstore.errors import StoreClosed, StoreCorrupt, StoreLocked, TransactionError
 from objstore.record import HEAD_BYTES, LARGE
 
 # References to a token that nobody holds: the guard's, and that of the one who counts them.
@@ -61,7 +57,7 @@ _LONGEST_HOLD = 5.0
 # A state that is held for longer is logged, once.
 OLD_SECONDS = 300.0
 
-# So many items at most are read ahead by a scan; none of those that are copied is large.
+# So many items at most are read ahead by a scan, and no more behind one that is large and was copied.
 _PAGE_ITEMS = 64
 
 
@@ -118,6 +114,10 @@ class Guard:
         with self.shut():
             pass
 
+    def reopen(self) -> None:
+        """Let those in again who come."""
+        self.is_shut = self.is_closed = False
+
 
 class Hold:
     """A read transaction that keeps the pages of its state from being used again, while anybody refers to this."""
@@ -126,6 +126,7 @@ class Hold:
         self.txn = txn
         self.since = time.monotonic()
         self.shown: dict[int, int] = {}  # the large records that were shown: first page and size
+        self.is_mapped = False  # whether the file is mapped for it
         self.was_logged = False
         self.lease: Lease | None = None  # in a forked child: what its parent holds the state for
 
@@ -139,31 +140,30 @@ class FileMap(mmap):
 class Views:
     """What is shown of one environment, and the states that are held for it.
 
-    `retain` and `release` count a user of the environment.  Where `shows` is false, nothing is shown: every
-    record is copied.
+    Where `shows` is false, nothing is shown: every record is copied.  `let_go` is called when a state is held no more,
+    maybe by the garbage collector, in the middle of anything.
     """
 
-    def __init__(
-        self, location: str, page_size: int, shows: bool, retain: Callable[[], None], release: Callable[[], None]
-    ) -> None:
+    def __init__(self, location: str, page_size: int, shows: bool, let_go: Callable[[], None]) -> None:
         self.guard = Guard(location)
         self.holds: set[ref[Hold]] = set()
+        self.file = FileIO(os.path.join(location, DATA))
         self._location = location
         self._page_size = page_size
-        self._file_id = file_id(location)
-        self._file: FileIO | None = None  # opened when something is shown
-        self._opening = threading.Lock()
         self._shows = shows
-        self._retain = retain
-        self._release = release
+        self._let_go = let_go
         self._maps: WeakValueDictionary[int, FileMap] = WeakValueDictionary()  # by the number of the state
         self._leases: list[Lease] = []
 
     def hold(self, txn: Any) -> Hold:
         """Hold the state of a read transaction, and tell of it."""
         hold = Hold(txn)
-        self.holds.add(ref(hold, self.holds.discard))
+        self.holds.add(ref(hold, self._forget))
         return hold
+
+    def _forget(self, reference: ref[Hold]) -> None:
+        self.holds.discard(reference)
+        self._let_go()
 
     def map(self, txn: Any, hold: Hold | None) -> FileMap | None:
         """The file as the state that `txn` reads has it, or None where nothing is shown.
@@ -177,29 +177,15 @@ class Views:
         file_map = self._maps.get(state)
         if file_map is None:
             try:
-                file_map = FileMap(self._descriptor(), 0, access=ACCESS_READ)
+                file_map = FileMap(self.file.fileno(), 0, access=ACCESS_READ)
             except OSError as exc:
                 if exc.errno not in (errno.ENOMEM, errno.EMFILE, errno.ENFILE):
                     raise
                 return None
             file_map.hold = hold or self.hold(txn)
-            self._retain()  # the environment must not close before the transaction ends
-            finalize(file_map, self._release)
+            file_map.hold.is_mapped = True
             self._maps[state] = file_map
         return file_map
-
-    def _descriptor(self) -> int:
-        with self._opening:
-            if self._file is None:
-                try:
-                    file = FileIO(os.path.join(self._location, DATA))
-                except FileNotFoundError as exc:
-                    raise StoreReplaced(REPLACED.format(self._location)) from exc
-                if identify(os.fstat(file.fileno())) != self._file_id:
-                    file.close()
-                    raise StoreReplaced(REPLACED.format(self._location))
-                self._file = file
-            return self._file.fileno()
 
     def record(self, file_map: FileMap, page: int, size: int) -> memoryview:
         """The value of `size` bytes that begins on the overflow page of this number.
@@ -215,11 +201,10 @@ class Views:
         file_map.hold.shown[page] = size
         return memoryview(file_map)[start : start + size]
 
-    def close(self) -> None:
-        """Nobody looks at LMDB's map any more, and nothing more is shown.  Raises StoreLocked, see `Guard.shut`."""
-        self.guard.close()
-        if self._file is not None:
-            self._file.close()
+    def is_needed(self) -> bool:
+        """Whether the environment must stay open: for views, here or in children."""
+        self.end_leases()
+        return bool(self._leases) or any(hold.is_mapped for hold in self._alive())
 
     # What is held, and for how long
 
@@ -253,38 +238,30 @@ class Views:
 
         What this process was itself lent passes on without that.
         """
-        holds = [file_map.hold for file_map in list(self._maps.values()) if file_map.hold.lease is None]
-        if holds and (lease := Lease.begin(holds)) is not None:
-            self._retain()
-            self._leases.append(lease)
+        self.end_leases()
+        holds = [hold for hold in self._alive() if hold.is_mapped and hold.lease is None]
+        if holds:
+            self._leases.append(Lease(holds))
 
     def lent(self) -> None:
         """After a fork, in the parent."""
         for lease in list(self._leases):
             lease.keep_parents_end()
 
-    def borrowed(self) -> int:
-        """After a fork, in the child: what it was lent ends with the last of its views, or with the child.
-
-        How many users of the environment are the parent's leases, which the child has not.
-        """
+    def borrowed(self) -> None:
+        """After a fork, in the child: what it was lent ends with the last of its views, or with the child."""
         leases, self._leases = self._leases, []
         for lease in leases:
             for hold in lease.keep_childs_end():
                 hold.lease = lease
-        if self._file is not None:
-            self._file.close()
-        return len(leases)
+        self.file.close()
 
     def end_leases(self) -> None:
         """Give up what was held for children that are gone."""
         for lease in list(self._leases):
             if lease.has_ended():
-                try:
+                with suppress(ValueError):  # another thread saw it, too
                     self._leases.remove(lease)
-                except ValueError:  # another thread saw it, too
-                    continue
-                self._release()
 
 
 class LmdbViewer(LmdbReader):
@@ -335,6 +312,7 @@ class LmdbViewer(LmdbReader):
         more = True
         while more:
             self._check()
+            more = False
             page = []
             token = guard.enter()
             try:
@@ -347,12 +325,17 @@ class LmdbViewer(LmdbReader):
                     key = bytes(view)
                     if key < start if reverse else stop is not None and key >= stop:
                         break
-                    page.append((key, take(cursor, view)))
+                    item = (key, take(cursor, view))
+                    page.append(item)
+                    if isinstance(item[1], bytes) and len(item[1]) >= LARGE:  # where nothing is shown
+                        more = True
+                        break
+                else:
+                    more = len(page) == _PAGE_ITEMS
             except lmdb.Error as exc:
                 raise translate(exc, self._location) from exc
             finally:
                 del token
-            more = len(page) == _PAGE_ITEMS
             for item in page:
                 if process.generation != born:
                     raise TransactionError(FORKED)
