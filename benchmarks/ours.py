@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from benchmarks.contender import FULL, KILL, Mode
 from objstore import Store
+
+NAME = "objstore"
+PACKAGE = "objstore"
+IMPORTS = "objstore"
+MODES = {
+    "full": Mode(FULL, 'durability="full", the default'),
+    "process": Mode(KILL, 'durability="process"'),
+    "relaxed": Mode(KILL, 'durability="relaxed": all but the last commits survive a power cut too'),
+}
+THREADS = True
+PROCESSES = "write"
 
 AnyStore = Store[str, Any]
 
@@ -69,6 +81,21 @@ def transaction(store: AnyStore, keys: Iterable[str]) -> None:
             value = txn[key]
             value["size"] += 1.0
             txn[key] = value
+
+
+def snapshot_get(store: AnyStore, keys: Iterable[str]) -> None:
+    """Reads in a snapshot, where large buffers are views of the file."""
+    for key in keys:
+        with store.snapshot() as snap:
+            snap[key]
+
+
+if hasattr(Store, "view"):
+
+    def view(store: AnyStore, keys: Iterable[str]) -> None:
+        """Reads without copying; a view lives as long as somebody has it."""
+        for key in keys:
+            store.view(key)
 
 
 def clear(store: AnyStore) -> None:
