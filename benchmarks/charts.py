@@ -53,7 +53,7 @@ def draw(content: Table, name: str, directory: Path) -> bool:
 
     with matplotlib.rc_context(SETTINGS):
         lines = content["chart"] == "lines"
-        height = 4.2 if lines else max(2.2, 1.5 + 0.33 * len(content["rows"]))
+        height = 4.2 if lines else max(2.8, 1.2 + 0.42 * len(content["rows"]))
         figure, axes = pyplot.subplots(figsize=(8.5, height), layout="constrained")
         (_lines if lines else _dots)(axes, content)
         axes.set_title(content["title"], loc="left", fontweight="bold")
@@ -67,8 +67,9 @@ def draw(content: Table, name: str, directory: Path) -> bool:
     return True
 
 
-def _style(label: str) -> dict[str, Any]:
-    colour, shape = STYLES.get(label, (GREY, "h"))
+def _style(label: str, place: int) -> dict[str, Any]:
+    """How a column is drawn: the contenders as in every chart, others by their place."""
+    colour, shape = STYLES.get(label) or list(STYLES.values())[2 + place]
     ours = label.startswith("objstore")
     return {"color": colour, "marker": shape, "markersize": 9 if ours else 6, "zorder": 4 if ours else 3, "alpha": 0.9}
 
@@ -77,10 +78,13 @@ def _dots(axes: Any, content: Table) -> None:
     """A line of dots for each row; the first row on top."""
     kind = "ratios" if content["chart"] == "ratio" else "values"
     rows = [row for row in content["rows"] if len(row[kind]) > 1]  # type: ignore[literal-required]
-    for label in content["columns"]:
-        places = [(row[kind][label], -number) for number, row in enumerate(rows) if label in row[kind]]  # type: ignore[literal-required]
+    for column, label in enumerate(content["columns"]):
+        below = 0.6 * (column / max(1, len(content["columns"]) - 1) - 0.5)  # apart, or one would hide another
+        places = [(row[kind][label], -number - below) for number, row in enumerate(rows) if label in row[kind]]  # type: ignore[literal-required]
         if places:
-            axes.plot(*zip(*places, strict=True), linestyle="none", label=label, **_style(label))
+            axes.plot(*zip(*places, strict=True), linestyle="none", label=label, **_style(label, column))
+    for number in range(0, len(rows), 2):
+        axes.axhspan(-number - 0.5, -number + 0.5, color="#F4F4F4", zorder=0)
     axes.set_yticks([-number for number in range(len(rows))], [row["name"].replace("`", "") for row in rows])
     axes.set_ylim(-len(rows) + 0.5, 0.5)
     _logarithmic(axes.xaxis)
@@ -95,15 +99,15 @@ def _dots(axes: Any, content: Table) -> None:
 
 def _lines(axes: Any, content: Table) -> None:
     """Each row is a number on the horizontal axis."""
-    for label in content["columns"]:
+    for column, label in enumerate(content["columns"]):
         places = [
             (float(row["name"].replace(",", "")), row["values"][label])
             for row in content["rows"]
             if label in row["values"]
         ]
         if places:
-            axes.plot(*zip(*places, strict=True), linewidth=1.2, label=label, **_style(label))
-    axes.set_xscale("log")
+            axes.plot(*zip(*places, strict=True), linewidth=1.2, label=label, **_style(label, column))
+    _logarithmic(axes.xaxis)
     _logarithmic(axes.yaxis)
     axes.set_xlabel(f"{content['axis']} (logarithmic)")
     axes.set_ylabel(f"{content['unit']} (logarithmic)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any
 
 from benchmarks.contender import FULL, KILL, Mode
@@ -61,6 +62,12 @@ def get_many(store: AnyStore, keys: Iterable[str]) -> dict[str, Any]:
 
 def items(store: AnyStore) -> None:
     for _key, _value in store.items():
+        pass
+
+
+def some_items(store: AnyStore, times: int) -> None:
+    """The first so many."""
+    for _item in islice(store.items(), times):
         pass
 
 

@@ -33,6 +33,8 @@ class Table(TypedDict):
     columns: list[str]
     rows: list[Row]
     higher_is_better: bool
+    compared: bool
+    """Whether the columns are contenders, of which one is the best, and not works of one of them."""
     chart: str
     """"ratio" to the first contender, "value", "lines" (rows are numbers, see `axis`), or nothing."""
     axis: str
@@ -47,6 +49,7 @@ def table(
     chart: str = "ratio",
     axis: str = "",
     higher_is_better: bool = False,
+    compared: bool = True,
 ) -> Table:
     """An empty one."""
     return {
@@ -56,6 +59,7 @@ def table(
         "columns": list(columns),
         "rows": [],
         "higher_is_better": higher_is_better,
+        "compared": compared,
         "chart": chart,
         "axis": axis,
     }
@@ -67,7 +71,7 @@ def add(
     """Another row: the medians of what was measured in rounds, or single figures."""
     times = {label: list(value) if isinstance(value, list) else [value] for label, value in measured.items()}
     base = times.get(to["columns"][0])
-    comparable = base is not None and all(base)
+    comparable = to["compared"] and base is not None and all(base)
     to["rows"].append(
         {
             "name": name,
@@ -101,7 +105,7 @@ def markdown(content: Table) -> str:
     cells = [[_cell(content, row, label) for label in columns] for row in content["rows"]]
     names = [row["name"] for row in content["rows"]]
     head, lines = content["unit"], list(zip(names, cells, strict=True))
-    if len(columns) > len(names):
+    if len(columns) > len(names) and content["compared"]:
         lines = [(label, [row[number] for row in cells]) for number, label in enumerate(columns)]
         columns = names
     text = [f"| {head} | {' | '.join(columns)} |", "|---" + "|---:" * len(columns) + "|"]
@@ -115,7 +119,8 @@ def _cell(content: Table, row: Row, label: str) -> str:
         return "-"
     value = row["values"][label]
     best = (max if content["higher_is_better"] else min)(row["values"].values())
-    text = f"**{shown(value)}**" if value == best and len(row["values"]) > 1 else shown(value)
+    bold = content["compared"] and value == best and len(row["values"]) > 1
+    text = f"**{shown(value)}**" if bold else shown(value)
     if label in row["ratios"] and label != content["columns"][0]:
         text += f" ({shown(row['ratios'][label])})"
     return text
