@@ -34,7 +34,9 @@ def tables(contenders: Sequence[Any], effort: Effort, directory: str) -> Iterato
     small = [entry for entry in entries if not entry.large_only]
     yield "footprint, time", begin(entries, small, effort, f"{directory}/begin")
     yield "footprint, files", files(small, effort, f"{directory}/files")
-    yield "footprint, memory", peaks(entries, small, effort, f"{directory}/memory")
+    yield "footprint, loading", loading(small, effort, f"{directory}/loading")
+    if workload.numpy is not None:
+        yield "footprint, array", one_array(entries, effort, f"{directory}/array")
 
 
 def begin(entries: Sequence[Entry], small: Sequence[Entry], effort: Effort, directory: str) -> Table:
@@ -104,31 +106,38 @@ def files(entries: Sequence[Entry], effort: Effort, directory: str) -> Table:
     return result
 
 
-def peaks(entries: Sequence[Entry], small: Sequence[Entry], effort: Effort, directory: str) -> Table:
-    """Memory beyond what the process had before, for loading many items and for one large array."""
-    labels = [entry.label for entry in entries]
+def loading(small: Sequence[Entry], effort: Effort, directory: str) -> Table:
+    """Memory for loading many items, beyond what the process had."""
     result = table(
-        "Memory",
-        f"Loading is in MiB beyond what the process had with the empty store open, {effort.many:,} small items in "
-        f"batches of 10,000. An array ({effort.largest // MIB:,} MiB for objstore and by hand, {effort.large // MIB} "
-        "MiB for the others) is in multiples of its size, beyond the array that is put; what is read is counted.",
-        "memory",
-        labels,
+        "Memory of loading",
+        f"{effort.many:,} small items in batches of 10,000, beyond what the process had with the empty store open.",
+        "MiB",
+        [entry.label for entry in small],
     )
-    loaded = {entry.label: peak(entry, "load", effort.many, f"{directory}/load {entry.label}") for entry in small}
-    both(result, "load", loaded, MIB)
+    found = {entry.label: peak(entry, "load", effort.many, f"{directory}/{entry.label}") for entry in small}
+    both(result, "load", found, MIB)
+    return result
+
+
+def one_array(entries: Sequence[Entry], effort: Effort, directory: str) -> Table:
+    """Memory for one large array, beyond what the process had."""
+    result = table(
+        "Memory of one large array",
+        f"In multiples of its size ({effort.largest // MIB:,} MiB for objstore and by hand, {effort.large // MIB:,} "
+        "MiB for the others): beyond the array itself for a put, with what was read for a get. A view is not "
+        "looked at here; each page of it that is looked at is a page of the file in memory.",
+        "times its size",
+        [entry.label for entry in entries],
+    )
     sizes = {entry: effort.largest if entry.contender in (ours, handwritten) else effort.large for entry in entries}
     for operation in ("put", "get", "snapshot_get", "view"):
-        able = [entry for entry in entries if entry.can(operation)]
-        if able and workload.numpy is not None:
-            found = {
-                entry.label: [
-                    amount / sizes[entry]
-                    for amount in peak(entry, operation, sizes[entry], f"{directory}/array {entry.label}")
-                ]
-                for entry in able
-            }
-            both(result, f"array, {operation.replace('snapshot_get', 'get in a snapshot')}", found, 1)
+        found = {}
+        for entry in entries:
+            if entry.can(operation):
+                amounts = peak(entry, operation, sizes[entry], f"{directory}/{entry.label}")
+                found[entry.label] = [amount / sizes[entry] for amount in amounts]
+        if found:
+            both(result, operation.replace("snapshot_get", "get in a snapshot"), found, 1)
     return result
 
 

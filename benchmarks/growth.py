@@ -41,20 +41,23 @@ def keys(_contenders: Any, effort: Effort, directory: str) -> Iterator[tuple[str
     sizes = table(
         "The file, by the number of keys", "", "bytes per item", ["file"], chart="", axis="keys", compared=False
     )
-    path = f"{directory}/store"
-    store = opened(OURS, path)
+    store = opened(OURS, f"{directory}/store")
+    loaded = opened(OURS, f"{directory}/loaded")  # nothing else is done to it, so that its size can be told
     done = 0
     for size in sorted({*effort.scale, *(size * 10 for size in effort.scale[:-1])}):
         for start in range(done, size, 10_000):
-            stop = min(start + 10_000, size)
-            store.update({workload.key(number): workload.value(number) for number in range(start, stop)})
+            numbers = range(start, min(start + 10_000, size))
+            chunk = {workload.key(number): workload.value(number) for number in numbers}
+            store.update(chunk)
+            loaded.update(chunk)
         done = size
-        add(sizes, f"{size:,}", {"file": size_of(path) / size})
+        add(sizes, f"{size:,}", {"file": size_of(f"{directory}/loaded") / size})
         turns = {work.name: paced(work, store, effort) for work in operations(size)}
         add(times, f"{size:,}", interleave(turns, effort.rounds, seconds=effort.seconds * 2, least=1))
         store.range(workload.key(size)).clear()  # what bulk puts added
         print(f"  {size:,} keys", flush=True)
     store.close()
+    loaded.close()
     yield from (("keys, times", times), ("keys, file", sizes))
 
 
@@ -64,15 +67,15 @@ def operations(size: int) -> Iterator[Work]:
     some = {key: workload.value(0) for key in sample}
     numbers = count(size)
 
-    def new(times: int) -> dict[str, Any]:
+    def new(times: int, _turn: int) -> dict[str, Any]:
         return {workload.key(number): workload.value(number) for number in islice(numbers, times)}
 
-    yield Work("get", "get", lambda times: random.choices(sample, k=times))
-    yield Work("`in`", "contains", lambda times: random.choices(sample, k=times))
-    yield Work("put", "put", lambda times: dict(islice(some.items(), times)), len(some))
+    yield Work("get", "get", lambda times, _turn: random.choices(sample, k=times))
+    yield Work("`in`", "contains", lambda times, _turn: random.choices(sample, k=times))
+    yield Work("put", "put", lambda times, _turn: dict(islice(some.items(), times)), len(some))
     yield Work("bulk put, per item", "update", new, 5_000)
-    yield Work("items, per item", "some_items", lambda times: times, 20_000)
-    yield Work("len", "length", lambda times: times)
+    yield Work("items, per item", "some_items", lambda times, _turn: times, 20_000)
+    yield Work("len", "length", lambda times, _turn: times)
 
 
 def paced(work: Work, store: Any, effort: Effort) -> Callable[[], float]:
@@ -115,7 +118,7 @@ def values(_contenders: Any, effort: Effort, directory: str) -> Iterator[tuple[s
     yield from (("values, times", times), ("values, pace", pace))
 
 
-def argument(operation: str, value: Any, times: int) -> Any:
+def argument(operation: str, value: Any, times: int, _turn: int) -> Any:
     """What an operation is given to work on an array so many times."""
     if operation == "put":
         return {f"array {number}" if number else "array": value for number in range(times)}
@@ -137,7 +140,7 @@ def larger_than_memory(_contenders: Any, effort: Effort, directory: str) -> Iter
     times = table(
         "Random gets in little memory",
         f"{items:,} values of 1 kB, {size / MIB:,.0f} MiB in the file, and a process that may use so much memory, "
-        f"page cache included. It has read the store for a while when it is measured. {PAGE_READS}",
+        f"page cache included. It has read at random for some seconds when it is measured. {PAGE_READS}",
         "µs",
         columns,
         chart="value",
@@ -191,4 +194,4 @@ SECTIONS = {
 
 if __name__ == "__main__":
     assert __doc__
-    report.main("growth", __doc__, "growth", SECTIONS)
+    report.main("growth", __doc__, "growth", SECTIONS, alone="objstore")

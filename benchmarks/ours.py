@@ -97,12 +97,10 @@ def snapshot_get(store: AnyStore, keys: Iterable[str]) -> None:
             snap[key]
 
 
-if hasattr(Store, "view"):
-
-    def view(store: AnyStore, keys: Iterable[str]) -> None:
-        """Reads without copying; a view lives as long as somebody has it."""
-        for key in keys:
-            store.view(key)
+def view(store: AnyStore, keys: Iterable[str]) -> None:
+    """Reads without copying; a view lives as long as somebody has it."""
+    for key in keys:
+        store.view(key)
 
 
 def clear(store: AnyStore) -> None:

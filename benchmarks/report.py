@@ -35,9 +35,14 @@ class Section(NamedTuple):
     measure: Measure
 
 
-def main(name: str, essay: str, about: str, sections: Mapping[str, Section]) -> None:
-    """The command: measure, write `name`.json, and draw `name`.md and its charts from it."""
-    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{about}", description=essay.split("\n")[0])
+def main(name: str, essay: str, module: str, sections: Mapping[str, Section], alone: str = "") -> None:
+    """The command: measure, write `name`.json, and draw `name`.md and its charts from it.
+
+    `alone` is the only package that is measured, where it is one.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{module}", description=essay.split("\n")[0].strip("# ")
+    )
     parser.add_argument("--output", metavar="DIR", type=Path, help="where the documents go; docs/ if it is left out")
     parser.add_argument("--quick", action="store_true", help="small and short: that it runs, not what it shows")
     parser.add_argument("--only", metavar="NAME", choices=sections, help=f"one section: {', '.join(sections)}")
@@ -54,7 +59,8 @@ def main(name: str, essay: str, about: str, sections: Mapping[str, Section]) -> 
             results["sections"][key] = measured(key, sections[key], QUICK if arguments.quick else FULL)
             results["contenders"] = described()
             tables.save(output / f"{name}.json", results)
-    write(name, essay, f"python -m benchmarks.{about}", sections, results, output)
+    text = [essay.strip(), f"Made by `python -m benchmarks.{module}` from `{name}.json`; do not edit it."]
+    write(name, text + introduction(results, alone), sections, results, output)
 
 
 def measured(key: str, section: Section, effort: Effort) -> dict[str, Any]:
@@ -83,12 +89,8 @@ def described() -> dict[str, Any]:
     }
 
 
-def write(
-    name: str, essay: str, command: str, sections: Mapping[str, Section], results: dict[str, Any], output: Path
-) -> None:
-    """The Markdown file and the charts."""
-    text = [essay.strip(), f"Made by `{command}` from `{name}.json`; do not edit it."]
-    text += introduction(results)
+def write(name: str, text: list[str], sections: Mapping[str, Section], results: dict[str, Any], output: Path) -> None:
+    """The Markdown file, which begins with this text, and the charts."""
     drawn = True
     for key, section in sections.items():
         if key not in results["sections"]:
@@ -110,17 +112,18 @@ def write(
     print(output / f"{name}.md")
 
 
-def introduction(results: dict[str, Any]) -> list[str]:
+def introduction(results: dict[str, Any], alone: str) -> list[str]:
     """Who takes part, how safe, in which versions."""
     about = results.get("contenders")
     if about is None:
         return []
-    text = ["## Contenders", *(f"* **{safety}**: {meaning}." for safety, meaning in CLASSES.items())]
-    text[1:] = ["\n".join(text[1:])]
+    others = ", ".join(f"{name} {about['versions'][name]}" for name in OTHERS if name in about["versions"])
+    if alone:
+        return [f"{alone} {about['versions'].get(alone, '')} with {others}."]
+    text = ["## Contenders", "\n".join(f"* **{safety}**: {meaning}." for safety, meaning in CLASSES.items())]
     lines = ["| contender | version | class | how |", "|---|---|---|---|"]
     lines += [f"| {mode['name']} | {mode['version']} | {mode['safety']} | {mode['how']} |" for mode in about["modes"]]
     text.append("\n".join(lines))
-    others = ", ".join(f"{name} {about['versions'][name]}" for name in OTHERS if name in about["versions"])
     text.append(f"With {others}.")
     if about["absent"]:
         text.append(f"Not installed, so not here: {', '.join(about['absent'])}.")

@@ -7,6 +7,7 @@ stops there.
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -28,7 +29,14 @@ def tables(contenders: Sequence[Any], effort: Effort, directory: str) -> Iterato
     """What a get costs and what an item takes, for each number of keys."""
     entries = [entry for entry in fastest(contenders) if not entry.large_only]
     labels = [entry.label for entry in entries]
-    gets = table("A get, by the number of keys", "Random small items.", "µs", labels, chart="lines", axis="keys")
+    gets = table(
+        "A get, by the number of keys",
+        f"Random ones of {POOL:,} small items that were read before, so that they are in memory.",
+        "µs",
+        labels,
+        chart="lines",
+        axis="keys",
+    )
     loads = table("Loading, by the number of keys", "Per item, in batches of 10,000 in the order of the keys, with "
                   "the store closed at the end. The classes of safety differ here, so only the slope of a "
                   "contender says something.", "µs", labels, chart="", axis="keys")  # fmt: skip
@@ -64,11 +72,13 @@ def load(entries: Sequence[Entry], size: int, directory: str) -> dict[str, float
     """Load a store of each; the seconds that each took.  What is stored is made once for all."""
     stores = {entry: opened(entry, f"{directory}/{entry.label}") for entry in entries}
     taken = dict.fromkeys((entry.label for entry in entries), 0.0)
-    for chunk in workload.chunks(size):
+    for number, chunk in enumerate(workload.chunks(size)):
         for entry, store in stores.items():
             began = perf_counter()
             entry.contender.update(store, chunk)
             taken[entry.label] += perf_counter() - began
+        if not number % 10:
+            os.sync()  # or the system makes somebody wait for the disk when everybody wrote too much
     for entry, store in stores.items():
         began = perf_counter()
         store.close()
@@ -84,12 +94,22 @@ def read(entries: Sequence[Entry], size: int, directory: str, effort: Effort) ->
     for entry in entries:
         store = entry.connect(f"{directory}/{entry.label}")
         stores.append(store)
+        warm(entry, store, pool, effort.seconds * 2)
         run = partial(random_gets, entry.contender, store, pool)
         turns[entry.label] = partial(per_get, run, fitting(run, effort.turn, 5_000))
     taken = interleave(turns, effort.rounds, seconds=effort.seconds, least=min(5, effort.rounds))
     for store in stores:
         store.close()
     return taken
+
+
+def warm(entry: Entry, store: Any, pool: Sequence[str], seconds: float) -> None:
+    """Read what will be read, so that it is in memory, as far as the time goes."""
+    end = perf_counter() + seconds
+    for start in range(0, len(pool), 1_000):
+        entry.contender.get(store, pool[start : start + 1_000])
+        if perf_counter() > end:
+            break
 
 
 def random_gets(contender: Any, store: Any, pool: Sequence[str], times: int) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -104,36 +104,41 @@ def chunks(count: int, length: int = 10_000) -> Iterator[dict[str, Any]]:
         yield {key(number): value(number) for number in range(start, min(count, start + length))}
 
 
-def large_values(share: float = 1.0) -> dict[str, Any]:
-    """Values by their names, the large ones smaller by `share`; what needs a missing package is left out."""
-    values: dict[str, Any] = {
-        "list of 10,000 numbers": LIST,
-        "1 kB of bytes": random.Random(2).randbytes(1_000),
-        "1 MB of bytes": random.Random(3).randbytes(int(1_000_000 * share)),
+def large_values(share: float = 1.0) -> dict[str, tuple[Any, Any]]:
+    """Values by their names, the large ones smaller by `share`; what needs a missing package is left out.
+
+    Of each there are two to be put in turn, alike but different throughout: SQLite leaves pages alone that
+    would be overwritten with what is in them.
+    """
+    kinds: dict[str, Callable[[int], Any]] = {
+        "list of 10,000 numbers": lambda start: list(range(start, start + len(LIST))),
+        "1 kB of bytes": lambda seed: random.Random(seed).randbytes(1_000),
+        "1 MB of bytes": lambda seed: random.Random(seed).randbytes(int(1_000_000 * share)),
     }
     if numpy is not None:
-        values["8 MB array"] = array(int(8_000_000 * share))
+        kinds["8 MB array"] = lambda start: array(int(8_000_000 * share), start)
     if find_spec("pandas") is not None:
-        values["8 MB DataFrame"] = frame(int(80_000 * share))
-    return values
+        kinds["8 MB DataFrame"] = lambda start: frame(int(80_000 * share), start)
+    return {name: (make(0), make(1)) for name, make in kinds.items()}
 
 
-def array(size: int) -> Any:
+def array(size: int, start: int = 0) -> Any:
     """An array of float64 with so many bytes."""
-    return numpy.arange(size // 8, dtype="float64")
+    return numpy.arange(start, start + size // 8, dtype="float64")
 
 
-def frame(rows: int) -> Any:
+def frame(rows: int, start: int = 0) -> Any:
     """A table of numbers, times, categories and texts; 100 bytes in a row."""
     import pandas  # slow to import, and nobody else needs it
 
-    columns = {f"measure {number}": numpy.arange(rows) / (number + 7) for number in range(8)}
+    numbers = numpy.arange(start, start + rows)
+    columns = {f"measure {number}": numbers / (number + 7) for number in range(8)}
     return pandas.DataFrame(
         {
-            "id": numpy.arange(rows),
-            "time": pandas.Timestamp("2026-01-01") + pandas.to_timedelta(numpy.arange(rows), unit="s"),
+            "id": numbers,
+            "time": pandas.Timestamp("2026-01-01") + pandas.to_timedelta(numbers, unit="s"),
             **columns,
-            "kind": pandas.Categorical([("one", "two", "three")[number % 3] for number in range(rows)]),
-            "name": [f"user {number}" for number in range(rows)],
+            "kind": pandas.Categorical([("one", "two", "three")[number % 3] for number in numbers]),
+            "name": [f"user {number}" for number in numbers],
         }
     )

@@ -27,8 +27,8 @@ class Work(NamedTuple):
 
     name: str
     operation: str
-    arguments: Callable[[int], Any]
-    """What the operation is given to do so many."""
+    arguments: Callable[[int, int], Any]
+    """What the operation is given to do so many, in the how-manieth turn: no put finds what it puts."""
     most: int = MOST
     whole: int = 0
     """How many it does at once, where that cannot be chosen."""
@@ -55,8 +55,8 @@ def tables(contenders: Sequence[Any], effort: Effort, directory: str) -> Iterato
                 entry.contender.update(store, workload.items(effort.items))
         for work in small_works(effort.items):
             measure(result, work, stores, effort)
-        for name, value in values.items():
-            for work in large_works(name, value):
+        for name, pair in values.items():
+            for work in large_works(name, pair):
                 measure(result, work, stores, effort)
             print(f"  {safety}: {name}", flush=True)
         for store in stores.values():
@@ -72,28 +72,36 @@ def opened(entry: Entry, path: str) -> Any:
 def small_works(items: int) -> Iterator[Work]:
     """On small dicts, of which so many are there."""
     sample = workload.sample(min(MOST, items), items)
-    some = {key: workload.value(number) for number, key in enumerate(sample)}
-    yield Work("get", "get", lambda times: sample[:times], len(sample))
-    yield Work("`in`", "contains", lambda times: sample[:times], len(sample))
-    yield Work("items, per item", "items", lambda times: None, whole=items)
-    yield Work("put, one each", "put", lambda times: dict(islice(some.items(), times)), len(sample))
+    yield Work("get", "get", lambda times, _turn: sample[:times], len(sample))
+    yield Work("`in`", "contains", lambda times, _turn: sample[:times], len(sample))
+    yield Work("items, per item", "items", lambda _times, _turn: None, whole=items)
+
+    def changed(times: int, turn: int) -> dict[str, Any]:
+        return {key: workload.value(number + turn) for number, key in enumerate(sample[:times])}
+
+    yield Work("put, one each", "put", changed, len(sample))
     numbers = count(items)  # new ones each time, in order
 
-    def new(times: int) -> dict[str, Any]:
+    def new(times: int, _turn: int) -> dict[str, Any]:
         return {workload.key(number): workload.value(number) for number in islice(numbers, times)}
 
     yield Work("bulk put, per item", "update", new, 20_000)
 
 
-def large_works(name: str, value: Any) -> Iterator[Work]:
-    """Putting and getting a value."""
+def large_works(name: str, pair: tuple[Any, Any]) -> Iterator[Work]:
+    """Putting and getting a value; of the pair now one is put and now the other."""
+    value = pair[0]
     size = 64 if isinstance(value, list) or (isinstance(value, bytes) and len(value) < 10_000) else 2
     keys = [f"{name} {number}" for number in range(size)]
-    yield Work(f"{name}, put", "put", lambda times: dict.fromkeys(keys[:times], value), size, large=True)
-    yield Work(f"{name}, get", "get", lambda times: keys[:times], size, large=True)
+
+    def changed(times: int, turn: int) -> dict[str, Any]:
+        return dict.fromkeys(keys[:times], pair[turn % 2])
+
+    yield Work(f"{name}, put", "put", changed, size, large=True)
+    yield Work(f"{name}, get", "get", lambda times, _turn: keys[:times], size, large=True)
     if "array" in name:
-        yield Work(f"{name}, get in a snapshot", "snapshot_get", lambda times: keys[:1] * times, large=True)
-        yield Work(f"{name}, view", "view", lambda times: keys[:1] * times, large=True)
+        yield Work(f"{name}, get in a snapshot", "snapshot_get", lambda times, _turn: keys[:1] * times, large=True)
+        yield Work(f"{name}, view", "view", lambda times, _turn: keys[:1] * times, large=True)
 
 
 def measure(result: Table, work: Work, stores: Mapping[Entry, Any], effort: Effort) -> None:
@@ -108,7 +116,7 @@ def measure(result: Table, work: Work, stores: Mapping[Entry, Any], effort: Effo
     with no_collection():
         if work.large and work.operation == "put":
             for entry, store in able.items():
-                entry.contender.put(store, work.arguments(work.most))  # also for those who read it next
+                entry.contender.put(store, work.arguments(work.most, 1))  # also for those who read it next
         turns = {}
         for entry, store in able.items():
             run = runner(entry.contender, store, work)
@@ -121,9 +129,10 @@ def runner(contender: Any, store: Any, work: Work) -> Callable[[int], float]:
     """Does the work so many times, and says what it took in seconds."""
     operation = getattr(contender, work.operation)
     refresh = getattr(contender, "refresh", None)
+    turns = count()
 
     def run(times: int) -> float:
-        arguments = () if work.whole else (work.arguments(times),)
+        arguments = () if work.whole else (work.arguments(times, next(turns)),)
         if refresh:
             refresh(store)
         began = perf_counter()

@@ -29,7 +29,7 @@ class Tree:
     """A database, a connection to it, and the tree at its root."""
 
     def __init__(self, path: str) -> None:
-        self.database = DB(FileStorage(f"{path}/tree.fs"))
+        self.database = DB(FileStorage(f"{path}/tree.fs"), large_record_size=1 << 40)  # no warning
         self.connection = self.database.open()
         root = self.connection.root()
         if "tree" not in root:
