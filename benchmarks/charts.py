@@ -33,6 +33,7 @@ STYLES = {
     "shelve (ndbm)": (ORANGE, "p"),
     "shelve (dumb)": (PURPLE, "p"),
 }
+FIRST_PEER = 4
 SETTINGS = {
     "svg.hashsalt": "objstore",
     "svg.fonttype": "path",
@@ -69,15 +70,15 @@ def draw(content: Table, name: str, directory: Path) -> bool:
 
 def _style(label: str, place: int) -> dict[str, Any]:
     """How a column is drawn: the contenders as in every chart, others by their place."""
-    colour, shape = STYLES.get(label) or list(STYLES.values())[2 + place]
-    ours = label.startswith("objstore")
-    return {"color": colour, "marker": shape, "markersize": 9 if ours else 6, "zorder": 4 if ours else 3, "alpha": 0.9}
+    colour, shape = STYLES.get(label) or list(STYLES.values())[FIRST_PEER + place]
+    size, height = (6, 3) if _foreign(label) else (9, 4)
+    return {"color": colour, "marker": shape, "markersize": size, "zorder": height, "alpha": 0.9}
 
 
 def _dots(axes: Any, content: Table) -> None:
     """A line of dots for each row; the first row on top."""
     kind = "ratios" if content["chart"] == "ratio" else "values"
-    rows = [row for row in content["rows"] if len(row[kind]) > 1]  # type: ignore[literal-required]
+    rows = [row for row in content["rows"] if kind == "values" or any(_foreign(label) for label in row["ratios"])]
     for column, label in enumerate(content["columns"]):
         below = 0.6 * (column / max(1, len(content["columns"]) - 1) - 0.5)  # apart, or one would hide another
         places = [(row[kind][label], -number - below) for number, row in enumerate(rows) if label in row[kind]]  # type: ignore[literal-required]
@@ -95,6 +96,10 @@ def _dots(axes: Any, content: Table) -> None:
     else:
         better = "right" if content["higher_is_better"] else "left"
         axes.set_xlabel(f"{content['unit']}; better to the {better} (logarithmic)")
+
+
+def _foreign(label: str) -> bool:
+    return not label.startswith("objstore")
 
 
 def _lines(axes: Any, content: Table) -> None:
@@ -126,4 +131,7 @@ def _logarithmic(axis: Any) -> None:
 
 
 def _tick(value: float) -> str:
+    for unit, letter in ((1e9, " G"), (1e6, " M")):
+        if value >= unit:
+            return f"{value / unit:,.0f}{letter}"
     return f"{value:,.0f}" if value >= 1 else shown(value).rstrip("0").rstrip(".")

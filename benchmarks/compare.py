@@ -18,7 +18,8 @@ SECTIONS = {
     "operations": Section(
         "Operations",
         "A small item is a dict of five entries, 74 to 82 bytes as a pickle, and 20,000 of them are in each store. "
-        "Puts of small items replace others, bulk puts add new ones in the order of their keys. A DataFrame has "
+        "Puts replace other values (SQLite leaves a page alone that would not change, so none is put twice running); "
+        "bulk puts add new items in the order of their keys. A DataFrame has "
         "8 columns of numbers, a time, a category and a text. What is read is a private copy, except in the rows "
         "that say otherwise: there large buffers are views of the file. ZODB hands out the object that its "
         "connection holds; the connection forgets what it holds before each turn. joblib.Memory memoizes "

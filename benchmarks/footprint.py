@@ -12,6 +12,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from time import perf_counter, sleep
@@ -34,6 +35,8 @@ def tables(contenders: Sequence[Any], effort: Effort, directory: str) -> Iterato
     small = [entry for entry in entries if not entry.large_only]
     yield "footprint, time", begin(entries, small, effort, f"{directory}/begin")
     yield "footprint, files", files(small, effort, f"{directory}/files")
+    if not memory():
+        return  # the kernel does not tell
     yield "footprint, loading", loading(small, effort, f"{directory}/loading")
     if workload.numpy is not None:
         yield "footprint, array", one_array(entries, effort, f"{directory}/array")
@@ -181,7 +184,8 @@ def alone(name: str, mode: str, operation: str, amount: int, path: str) -> None:
         work = partial(getattr(entry.contender, operation), store, ["array"])
     print(flush=True)
     sys.stdin.readline()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew: that of importing is of no interest
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew: that of importing is of no interest
     work()
     print(memory()["peak"], flush=True)
     sleep(0.01)  # to be looked at a last time

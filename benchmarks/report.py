@@ -101,7 +101,7 @@ def write(name: str, text: list[str], sections: Mapping[str, Section], results: 
             text.append(f"### {content['title']}")
             text.append(content["text"])
             chart = f"{name}-{key}-{number + 1}"
-            if content["chart"]:
+            if content["chart"] and content["rows"]:
                 drawn = charts.draw(content, chart, output / "charts") and drawn
                 if (output / "charts" / f"{chart}.svg").exists():
                     text.append(f"![{content['title']}](charts/{chart}.svg)")

@@ -101,6 +101,8 @@ def shown(value: float) -> str:
 
 def markdown(content: Table) -> str:
     """The table: the best of each row is bold, and the longer side goes down."""
+    if not content["rows"]:
+        return ""
     columns = [label for label in content["columns"] if any(label in row["values"] for row in content["rows"])]
     cells = [[_cell(content, row, label) for label in columns] for row in content["rows"]]
     names = [row["name"] for row in content["rows"]]

@@ -28,7 +28,8 @@ class Work(NamedTuple):
     name: str
     operation: str
     arguments: Callable[[int, int], Any]
-    """What the operation is given to do so many, in the how-manieth turn: no put finds what it puts."""
+    """What the operation is given: for how many, and for which turn of a contender, so that no put finds the
+    value that it puts."""
     most: int = MOST
     whole: int = 0
     """How many it does at once, where that cannot be chosen."""

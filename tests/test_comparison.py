@@ -32,7 +32,6 @@ def note(number):
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=[f"{entry.contender.NAME} {entry.mode}" for entry in ENTRIES])
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_contender_reads_what_it_wrote_last(entry, tmp_path):
     store = entry.connect(str(tmp_path))
     for number in (1, 2):
