@@ -29,7 +29,8 @@ MIB = 1 << 20
 PAGE_READS = (
     "A page that is not in memory is read when it is looked at. The branches of the tree are few and soon in "
     "memory, so a get reads one page, or two where the value has pages of its own. The system reads ahead of "
-    "what was asked for unless `readahead=False` says that it is of no use."
+    "what was asked for, which soon fills the memory where all fits, and drives out what is needed where it does "
+    "not; `readahead=False` reads only what was asked for, and is slow until all was asked for once."
 )
 
 
