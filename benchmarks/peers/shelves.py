@@ -1,7 +1,7 @@
 """shelve, over each `dbm` that this Python has.
 
-`dbm.sqlite3` commits each assignment, and SQLite syncs it.  The others write when they please and at the
-close: `dbm.dumb` keeps the places of new records in memory until then, `dbm.gnu` and `dbm.ndbm` buffer.
+`dbm.sqlite3` commits each assignment, and SQLite syncs it.  The others are whole after a close: `dbm.dumb`
+keeps in memory until then where overwritten records have moved to, `dbm.gnu` and `dbm.ndbm` buffer.
 """
 
 from __future__ import annotations
