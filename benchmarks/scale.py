@@ -77,7 +77,7 @@ def load(entries: Sequence[Entry], size: int, directory: str) -> dict[str, float
             began = perf_counter()
             entry.contender.update(store, chunk)
             taken[entry.label] += perf_counter() - began
-        if not number % 10:
+        if number % 100 == 99:
             os.sync()  # or the system makes somebody wait for the disk when everybody wrote too much
     for entry, store in stores.items():
         began = perf_counter()
