@@ -78,7 +78,11 @@ def _style(label: str, place: int) -> dict[str, Any]:
 def _dots(axes: Any, content: Table) -> None:
     """A line of dots for each row; the first row on top."""
     kind = "ratios" if content["chart"] == "ratio" else "values"
-    rows = [row for row in content["rows"] if kind == "values" or any(_foreign(label) for label in row["ratios"])]
+    rows = [
+        row
+        for row in content["rows"]
+        if kind == "values" or any(_foreign(label) for label, times in row["ratios"].items() if times)
+    ]
     for column, label in enumerate(content["columns"]):
         below = 0.6 * (column / max(1, len(content["columns"]) - 1) - 0.5)  # apart, or one would hide another
         places = [(row[kind][label], -number - below) for number, row in enumerate(rows) if label in row[kind]]  # type: ignore[literal-required]

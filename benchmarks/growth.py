@@ -100,7 +100,15 @@ def values(_contenders: Any, effort: Effort, directory: str) -> Iterator[tuple[s
         axis="bytes",
         compared=False,
     )
-    pace = table("Arrays, per byte", "", "MB per second", list(ways), chart="", axis="bytes", compared=False)
+    pace = table(
+        "Arrays, per byte",
+        "Of what moves every byte; a view moves none.",
+        "MB per second",
+        ["put", "get"],
+        chart="",
+        axis="bytes",
+        compared=False,
+    )
     store = opened(OURS, f"{directory}/store")
     for size in effort.growth:
         value = workload.array(size)
@@ -112,7 +120,7 @@ def values(_contenders: Any, effort: Effort, directory: str) -> Iterator[tuple[s
         least = 2 if size >= 100 * MIB else 1
         taken = interleave(turns, effort.rounds, seconds=effort.seconds, least=min(least, effort.rounds))
         add(times, f"{size:,}", taken)
-        add(pace, f"{size:,}", {name: [size / each for each in found] for name, found in taken.items()})
+        add(pace, f"{size:,}", {name: [size / each for each in taken[name]] for name in pace["columns"]})
         del value, turns
         print(f"  {size:,} bytes", flush=True)
     store.close()
