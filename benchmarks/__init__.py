@@ -1,7 +1,12 @@
-"""Benchmarks: what objstore costs, beside what one would write by hand.
+"""Benchmarks: what objstore costs, beside its peers and what one would write by hand.
 
+    python -m benchmarks.compare       objstore beside its peers: docs/comparison.md and charts (20 minutes)
+    python -m benchmarks.growth        how the cost grows with keys, values and data: docs/growth.md
     python -m benchmarks.ratios        the ratios that the design promises, in one table
     python -m pytest benchmarks        each operation under pytest-benchmark, both contenders side by side
 
-`handwritten` and `ours` are the contenders: modules with the same functions.
+`ours`, `handwritten` and the `peers` are the contenders; `contender` says what one is, `measure` how it is
+measured, `tables`, `charts` and `report` how that becomes a document.  `works`, `scale`, `parallel` and
+`footprint` are the sections of the comparison.  The peers, matplotlib and pandas come with the extra
+`bench`; what is missing is left out and named.
 """

@@ -13,13 +13,35 @@ from typing import Any
 
 import lmdb
 
+from benchmarks.contender import FULL, KILL, UNSAFE, Mode
+
+NAME = "by hand"
+PACKAGE = "lmdb"
+IMPORTS = "lmdb, pickle"
+MODES = {
+    "full": Mode(FULL, "lmdb.open(path), pickle"),
+    "process": Mode(KILL, "sync=False"),
+    "relaxed": Mode(KILL, "metasync=False"),
+    "writemap": Mode(UNSAFE, "sync=False, writemap=True"),
+}
+THREADS = True
+PROCESSES = "write"
+
 Environment = Any  # py-lmdb's stubs cannot tell bytes from views
 
 
 def connect(path: str, durability: str = "process") -> Environment:
-    """An environment as durable as a store of the same `durability`; it keeps one spare transaction."""
+    """An environment as durable as a store of the same `durability`; it keeps one spare transaction.
+
+    "writemap" is what no store offers: written through the map and not synced.
+    """
     return lmdb.open(
-        path, map_size=1 << 36, max_spare_txns=1, sync=durability != "process", metasync=durability == "full"
+        path,
+        map_size=1 << 36,
+        max_spare_txns=1,
+        sync=durability in ("full", "relaxed"),
+        metasync=durability == "full",
+        writemap=durability == "writemap",
     )
 
 

@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any
 
+from benchmarks.contender import FULL, KILL, Mode
 from objstore import Store
+
+NAME = "objstore"
+PACKAGE = "objstore"
+IMPORTS = "objstore"
+MODES = {
+    "full": Mode(FULL, 'durability="full", the default'),
+    "process": Mode(KILL, 'durability="process"'),
+    "relaxed": Mode(KILL, 'durability="relaxed": all but the last commits survive a power cut too'),
+}
+THREADS = True
+PROCESSES = "write"
 
 AnyStore = Store[str, Any]
 
@@ -52,6 +65,12 @@ def items(store: AnyStore) -> None:
         pass
 
 
+def some_items(store: AnyStore, times: int) -> None:
+    """The first so many."""
+    for _item in islice(store.items(), times):
+        pass
+
+
 def keys(store: AnyStore) -> None:
     for _key in store:
         pass
@@ -69,6 +88,19 @@ def transaction(store: AnyStore, keys: Iterable[str]) -> None:
             value = txn[key]
             value["size"] += 1.0
             txn[key] = value
+
+
+def snapshot_get(store: AnyStore, keys: Iterable[str]) -> None:
+    """Reads in a snapshot, where large buffers are views of the file."""
+    for key in keys:
+        with store.snapshot() as snap:
+            snap[key]
+
+
+def view(store: AnyStore, keys: Iterable[str]) -> None:
+    """Reads without copying; a view lives as long as somebody has it."""
+    for key in keys:
+        store.view(key)
 
 
 def clear(store: AnyStore) -> None:

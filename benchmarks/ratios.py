@@ -8,24 +8,15 @@ temporary files; TMPDIR names another.
 from __future__ import annotations
 
 import argparse
-import os
 import platform
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
-from importlib.metadata import version
-from pathlib import Path
 from statistics import median
-from time import perf_counter
 from typing import Any, NamedTuple
 
-import objstore
 from benchmarks import handwritten, ours, workload
-
-Contender = Callable[[], float]
-"""Does its work once and says how many seconds that took."""
+from benchmarks.measure import Turn, import_time, interleave, machine, packages, ratio, timed
 
 
 class Line(NamedTuple):
@@ -34,8 +25,8 @@ class Line(NamedTuple):
     name: str
     times: int
     """How many operations the contenders do in a round."""
-    ours: Contender
-    theirs: Contender
+    ours: Turn
+    theirs: Turn
     ratio: float | None = None
     """The target: at most so many times what `theirs` takes."""
     limit: float | None = None
@@ -104,7 +95,7 @@ def lines(size: Size, directory: str) -> Iterator[Line]:
         timed(opened_and_closed, contender, f"{directory}/{contender.__name__} synced") for contender in CONTENDERS
     ]
     yield Line("open and close", 1, *opened, limit=3_000)
-    modules = [partial(imported, modules, f"{directory}/compiled") for modules in ("objstore", "lmdb, pickle")]
+    modules = [partial(import_time, modules, f"{directory}/compiled") for modules in ("objstore", "lmdb, pickle")]
     yield Line("import", 1, *modules, limit=40_000)
 
 
@@ -115,35 +106,11 @@ def opened_and_closed(contender: Any, path: str) -> None:
     contender.connect(path, "full").close()
 
 
-def imported(modules: str, directory: str) -> float:
-    """The seconds that a fresh interpreter takes to import these, compiled before as in an installed package."""
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": directory}
-    program = f"from time import perf_counter as now; began = now(); import {modules}; print(now() - began)"
-    ended = subprocess.run([sys.executable, "-c", program], env=environment, check=True, capture_output=True)
-    return float(ended.stdout)
-
-
-def timed(function: Callable[..., object], *arguments: object) -> Contender:
-    def contender() -> float:
-        began = perf_counter()
-        function(*arguments)
-        return perf_counter() - began
-
-    return contender
-
-
-def measure(line: Line, rounds: int) -> tuple[float, float, float]:
+def measured(line: Line, rounds: int) -> tuple[float, float, float]:
     """Medians: microseconds of ours, microseconds of theirs, and the ratio of one round."""
-    times = []
-    for number in range(rounds + 1):
-        line.before()
-        if number % 2:
-            mine, theirs = line.ours(), line.theirs()
-        else:
-            theirs, mine = line.theirs(), line.ours()
-        times.append((mine, theirs, mine / theirs))
-    mine, theirs, ratio = map(median, zip(*times[1:], strict=True))  # the first one warms up
-    return mine / line.times * 1e6, theirs / line.times * 1e6, ratio
+    times = interleave({"theirs": line.theirs, "ours": line.ours}, rounds, before=line.before)
+    mine, theirs = (median(times[name]) / line.times * 1e6 for name in ("ours", "theirs"))
+    return mine, theirs, ratio(times["ours"], times["theirs"])
 
 
 def verdict(line: Line, mine: float, ratio: float) -> str:
@@ -155,22 +122,6 @@ def verdict(line: Line, mine: float, ratio: float) -> str:
     return ""
 
 
-def machine(directory: str) -> str:
-    """Where this was measured."""
-    models = [text.split(":")[1].strip() for text in _lines("/proc/cpuinfo") if text.startswith("model name")]
-    mounts = [text.split()[1:3] for text in _lines("/proc/mounts")]
-    _, system = max((mount for mount in mounts if directory.startswith(mount[0])), default=("", "unknown"))
-    return (
-        f"{models[0] if models else platform.processor()}, {os.cpu_count()} cores, {platform.platform()}\n"
-        f"Python {platform.python_version()}, objstore {objstore.__version__}, lmdb {version('lmdb')}, "
-        f"xxhash {version('xxhash')}; {directory} is {system}"
-    )
-
-
-def _lines(path: str) -> list[str]:
-    return Path(path).read_text().splitlines() if os.path.exists(path) else []
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ratios", description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="small and short: that it runs, not what it shows")
@@ -178,11 +129,13 @@ def main() -> None:
     arguments = parser.parse_args()
     size = QUICK if arguments.quick else FULL
     with tempfile.TemporaryDirectory(prefix="objstore-") as directory:
-        print(machine(directory), end="\n\n")
+        versions = packages(["objstore", "lmdb", "xxhash"])
+        print(machine(directory))
+        print(f"Python {platform.python_version()}, {', '.join(map(' '.join, versions.items()))}", end="\n\n")
         print(f"{'':<20}{'ours us':>12}{'by hand us':>12}{'ratio':>8}   target")
         for line in lines(size, directory):
             if arguments.only in line.name:
-                mine, theirs, ratio = measure(line, size.rounds)
+                mine, theirs, ratio = measured(line, size.rounds)
                 print(
                     f"{line.name:<20}{mine:12,.2f}{theirs:12,.2f}{ratio:8.2f}   {verdict(line, mine, ratio)}",
                     flush=True,
