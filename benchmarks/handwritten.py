@@ -8,7 +8,7 @@ nothing in it but the operation, so that not even a function call is charged to 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pickle import dumps, loads
+from pickle import PickleBuffer, dumps, loads
 from typing import Any
 
 import lmdb
@@ -77,6 +77,24 @@ def put(env: Environment, items: Mapping[str, Any]) -> None:
     for key, value in items.items():
         with env.begin(write=True) as txn:
             txn.put(key.encode(), dumps(value, 5))
+
+
+def put_buffers(env: Environment, items: Mapping[str, Any]) -> None:
+    """Keeps large buffers out of the pickle, each under a key of its own: nothing is copied but by LMDB."""
+    for key, value in items.items():
+        buffers: list[PickleBuffer] = []
+        pickled = dumps(value, 5, buffer_callback=buffers.append)
+        with env.begin(write=True) as txn:
+            txn.put(key.encode(), pickled)
+            for number, buffer in enumerate(buffers):
+                txn.put(f"{key}/{number}".encode(), buffer.raw())
+
+
+def view_buffers(env: Environment, keys: Iterable[str]) -> None:
+    """Reads what `put_buffers` stored without a copy; what it gives is valid within the transaction only."""
+    for key in keys:
+        with env.begin(buffers=True) as txn:
+            loads(txn.get(key.encode()), buffers=[txn.get(f"{key}/0".encode())])
 
 
 def delete(env: Environment, keys: Iterable[str]) -> None:

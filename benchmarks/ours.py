@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any
 
+from benchmarks import workload
 from benchmarks.contender import FULL, KILL, Mode
 from objstore import Store
 
@@ -88,6 +90,14 @@ def transaction(store: AnyStore, keys: Iterable[str]) -> None:
             value = txn[key]
             value["size"] += 1.0
             txn[key] = value
+
+
+def put_in_threads(store: AnyStore, threads: int, times: int) -> None:
+    """So many threads put so many small items each."""
+    with ThreadPoolExecutor(threads) as pool:
+        done = [pool.submit(put, store, workload.items_of(thread, times)) for thread in range(threads)]
+        for each in done:
+            each.result()
 
 
 def snapshot_get(store: AnyStore, keys: Iterable[str]) -> None:

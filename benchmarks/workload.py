@@ -93,6 +93,11 @@ def items(count: int) -> dict[str, Any]:
     return {key(number): value(number) for number in range(count)}
 
 
+def items_of(thread: int, count: int) -> dict[str, Any]:
+    """So many small items of one thread."""
+    return {f"thread {thread} {key(number)}": value(number) for number in range(count)}
+
+
 def sample(count: int, among: int) -> list[str]:
     """Some of the keys of `items(among)`, at random, the same in every run."""
     return [key(number) for number in random.Random(1).sample(range(among), count)]

@@ -47,7 +47,7 @@ import struct
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from xxhash import xxh3_64_digest, xxh3_64_intdigest
+from xxhash import xxh3_64, xxh3_64_digest, xxh3_64_intdigest
 
 Bytes = bytes | bytearray | memoryview
 
@@ -75,6 +75,8 @@ HEAD_BYTES = 1024
 
 # From this size on, a view of a record is cheaper than a copy.
 LARGE = 64 * 1024
+
+_PIECE_BYTES = 256 * 1024
 
 _fixed = struct.Struct("<BBBBI")
 _expiry = struct.Struct("<q")
@@ -134,23 +136,34 @@ class Draft:
 
     def write(self, place: memoryview) -> None:
         """Write the record into `place`, which has its size and holds zeros."""
-        lying = [place[start : start + len(frame)] for frame, start in zip(self._frames, self._starts, strict=True)]
-        for there, frame in zip(lying, self._frames, strict=True):
-            there[:] = frame
-        place[: self._head_bytes] = self._head(lying)
+        digests = [
+            _copy(frame, place[start : start + len(frame)], self._seed)
+            for frame, start in zip(self._frames, self._starts, strict=True)
+        ]
+        place[: self._head_bytes] = self._head(digests)
 
     def __bytes__(self) -> bytes:
-        parts: list[Bytes] = [self._head(self._frames)]
+        parts: list[Bytes] = [self._head([digest(frame, self._seed) for frame in self._frames])]
         end = self._head_bytes
         for frame, start in zip(self._frames, self._starts, strict=True):
             parts += (bytes(start - end), frame)
             end = start + len(frame)
         return b"".join(parts)
 
-    def _head(self, frames: Sequence[memoryview]) -> bytes:
-        table = b"".join(_frame.pack(len(frame), digest(frame, self._seed)) for frame in frames)
-        fields = [*self._fields, _count.pack(len(frames)), table]
+    def _head(self, digests: Iterable[bytes]) -> bytes:
+        lengths = map(len, self._frames)
+        fields = [*self._fields, _count.pack(len(self._frames)), *map(_frame.pack, lengths, digests)]
         return _head(self._seed, self._flags, self._codec, fields, self._payload)
+
+
+def _copy(frame: memoryview, place: memoryview, seed: int) -> bytes:
+    """Copy a frame; the digest of what lies there.  Piece by piece, so that a piece is in the cache when it is read."""
+    state = xxh3_64(seed=seed)
+    for start in range(0, len(frame), _PIECE_BYTES):
+        piece = place[start : start + _PIECE_BYTES]
+        piece[:] = frame[start : start + _PIECE_BYTES]
+        state.update(piece)
+    return state.digest()
 
 
 Packed = bytes | Draft

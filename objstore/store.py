@@ -21,7 +21,7 @@ from objstore.engines import connect
 from objstore.engines.base import IDENTITY_KEY, Engine, Held, Reader, Stored, Writer
 from objstore.errors import ReadOnlyStore, StoreClosed, UnsupportedOperation
 from objstore.mapping import DEFAULT, TTL, Writable, pairs
-from objstore.record import LARGE
+from objstore.record import LARGE, PLAIN
 from objstore.space import (
     INITIAL_STATE,
     NO_BOOKS,
@@ -208,8 +208,8 @@ class Store(Writable[K, V]):
         return reader
 
     def _unusual(self, key: K, tree_key: bytes, found: Stored | None) -> Any:
-        if isinstance(found, bytes) and len(found) >= LARGE and self.supports("view"):
-            # The next one is likely to be large, too.
+        if isinstance(found, bytes) and len(found) >= LARGE and found[0] != PLAIN and self.supports("view"):
+            # Large buffers: the next record is likely to have some, too.
             self._find = partial(_find_large, weakref.ref(self), self._engine)  # type: ignore[method-assign]
         return super()._unusual(key, tree_key, found)
 
@@ -363,13 +363,13 @@ class Store(Writable[K, V]):
 
 
 def _find_large(handle: weakref.ref[Store[Any, Any]], engine: Engine, tree_key: bytes) -> Stored | None:
-    """What the engine's `get` finds, but what is large is not copied: so its value takes one copy, not two.
+    """What the engine's `get` finds, but large buffers are not copied: so their value takes one copy, not two.
 
-    It takes the place of `get` in a handle after a large record was found, and gives it back when one is not.
+    It takes the place of `get` in a handle after a record with such was found, and gives it back when one has none.
     """
     found = engine.view(tree_key)
     store = handle()
-    if store is not None and (found is None or isinstance(found, bytes)):
+    if store is not None and (found is None or isinstance(found, bytes) or found[0] == PLAIN):
         store._find = store._engine.get  # type: ignore[method-assign,assignment]
     return found
 

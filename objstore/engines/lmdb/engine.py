@@ -73,6 +73,7 @@ class LmdbEngine(Engine):
         self._reopening = threading.Lock()
         self._unready = True
         self._map_size = 0
+        self._has_large = False  # whether there was ever a large record
         self._writing = Guard(location)  # those who are in the middle of a transaction of their engine's
         self._process = os.getpid()
         self._own: ref[LmdbWriter] | None = None  # the last transaction that a user began
@@ -325,11 +326,17 @@ class LmdbEngine(Engine):
 
     def _viewer(self) -> LmdbReader:
         """A reader that copies no large record: any, where there are none."""
-        reader = self._reader()
-        if not reader.has_large():
-            return reader
-        del reader  # and its slot
-        viewer = LmdbViewer(self._environment, self._begin(buffers=True), self.location, self._views)
+        if not self._has_large:
+            reader = self._reader()
+            self._has_large = reader.has_large()
+            if not self._has_large:
+                return reader
+            del reader  # and its slot
+        try:
+            txn = self._environment.begin(None, None, False, True)  # db, parent, write, buffers
+        except lmdb.Error:
+            txn = self._begin(buffers=True)
+        viewer = LmdbViewer(self._environment, txn, self.location, self._views)
         if self._movable:
             self._readers.add(viewer)
         return viewer
