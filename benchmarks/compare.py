@@ -36,6 +36,12 @@ SECTIONS = {
     ),
 }
 
+IN_README = [
+    ("operations", "operations, full"),
+    ("operations", "operations, survives a kill"),
+    ("threads", "threads"),
+]
+
 if __name__ == "__main__":
     assert __doc__
-    report.main("comparison", __doc__, "compare", SECTIONS)
+    report.main("comparison", __doc__, "compare", SECTIONS, in_readme=IN_README)

@@ -11,7 +11,7 @@ import argparse
 import platform
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -22,7 +22,8 @@ from benchmarks.everyone import contenders
 from benchmarks.measure import machine, packages, today
 from benchmarks.workload import FULL, QUICK, Effort
 
-DOCS = Path(__file__).parent.parent / "docs"
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
 OTHERS = ["lmdb", "xxhash", "numpy", "pandas", "pyarrow"]
 """Packages whose versions matter to all."""
 
@@ -35,10 +36,18 @@ class Section(NamedTuple):
     measure: Measure
 
 
-def main(name: str, essay: str, module: str, sections: Mapping[str, Section], alone: str = "") -> None:
+def main(
+    name: str,
+    essay: str,
+    module: str,
+    sections: Mapping[str, Section],
+    alone: str = "",
+    in_readme: Sequence[tuple[str, str]] = (),
+) -> None:
     """The command: measure, write `name`.json, and draw `name`.md and its charts from it.
 
-    `alone` is the only package that is measured, where it is one.
+    `alone` is the only package that is measured, where it is one.  `in_readme` are the tables (section and name)
+    that the README shows, too.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m benchmarks.{module}", description=essay.split("\n")[0].strip("# ")
@@ -61,6 +70,8 @@ def main(name: str, essay: str, module: str, sections: Mapping[str, Section], al
             tables.save(output / f"{name}.json", results)
     text = [essay.strip(), f"Made by `python -m benchmarks.{module}` from `{name}.json`; do not edit it."]
     write(name, text + introduction(results, alone), sections, results, output)
+    if output == DOCS and in_readme:
+        show_in_readme(name, results, in_readme)
 
 
 def measured(key: str, section: Section, effort: Effort) -> dict[str, Any]:
@@ -110,6 +121,27 @@ def write(name: str, text: list[str], sections: Mapping[str, Section], results: 
     if not drawn:
         print("matplotlib is not installed: no charts were drawn", file=sys.stderr)
     print(output / f"{name}.md")
+
+
+def show_in_readme(name: str, results: dict[str, Any], chosen: Sequence[tuple[str, str]]) -> None:
+    """Put these tables and their charts between the two marks in the README."""
+    text = []
+    for key, table in chosen:
+        found = results["sections"][key]
+        number = list(found["tables"]).index(table) + 1
+        content = found["tables"][table]
+        text += [
+            f"**{content['title']}.** {content['text']}",
+            f"![{content['title']}](docs/charts/{name}-{key}-{number}.svg)",
+            tables.markdown(content),
+        ]
+    versions = ", ".join(f"{package} {version}" for package, version in results["contenders"]["versions"].items())
+    text.append(f"{_where(found)} With {versions}.")
+    begin, end = f"<!-- {name}: made by a command, do not edit -->", f"<!-- end of {name} -->"
+    readme = ROOT / "README.md"
+    before, _, rest = readme.read_text().partition(begin)
+    _, _, after = rest.partition(end)
+    readme.write_text("\n\n".join([before + begin, *text, end + after]))
 
 
 def introduction(results: dict[str, Any], alone: str) -> list[str]:
