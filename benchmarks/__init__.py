@@ -1,6 +1,6 @@
 """Benchmarks: what objstore costs, beside its peers and what one would write by hand.
 
-    python -m benchmarks.compare       objstore beside its peers: docs/comparison.md and charts (20 minutes)
+    python -m benchmarks.compare       objstore beside its peers: docs/comparison.md and charts (11 minutes)
     python -m benchmarks.growth        how the cost grows with keys, values and data: docs/growth.md
     python -m benchmarks.ratios        the ratios that the design promises, in one table
     python -m pytest benchmarks        each operation under pytest-benchmark, both contenders side by side

@@ -119,9 +119,9 @@ def info(store: str) -> None:
     """What the store is and holds.  Nothing is unpickled."""
     with _open(store, "r", None) as opened:
         rows = {"location": opened.location}
-        rows |= {
-            name: f"{value:,}" if isinstance(value, int) else value for name, value in opened.stats()._asdict().items()
-        }
+        figures = opened.stats()._asdict()
+        del figures["held"]  # by this process, which is nothing
+        rows |= {name: f"{value:,}" if isinstance(value, int) else value for name, value in figures.items()}
         rows |= {f"in {name!r}": f"{len(opened.namespace(name)):,} entries" for name in opened.namespaces()}
         width = max(map(len, rows))
         for name, value in rows.items():
