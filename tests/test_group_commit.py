@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import textwrap
 import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
+from programs import run
 
 from objstore import OutcomeUnknown, Store, StoreFull, TransactionError
 from objstore.engines.lmdb.grouping import GroupCommit, _Waiting
 from objstore.engines.lmdb.transactions import LmdbWriter
 
-ROOT = Path(__file__).parent.parent
 THREADS = 8
 WRITES = 25
 
@@ -268,17 +262,3 @@ FORKED = """
 
 def test_a_child_that_is_forked_in_the_middle_of_it_writes_by_itself(tmp_path):
     run(FORKED, tmp_path / "a.store")
-
-
-def run(program, path):
-    """Run a program of its own, which must end well."""
-    # From 3.12 on, Python warns of forks beside threads.
-    command = [sys.executable, "-W", "ignore:This process:DeprecationWarning", "-c", textwrap.dedent(program), path]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        printed, _ = process.communicate(timeout=60)
-    except subprocess.TimeoutExpired:
-        os.kill(process.pid, signal.SIGKILL)
-        printed, _ = process.communicate()
-        pytest.fail(f"it hangs\n{printed}")
-    assert process.returncode == 0, printed

@@ -12,30 +12,23 @@ import gc
 import logging
 import os
 import resource
-import subprocess
-import sys
-import textwrap
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from programs import run
 
 from objstore import CorruptRecord, Store, StoreClosed, StoreLocked
 from objstore.engines.lmdb import zerocopy
 from objstore.record import Draft
 
-ROOT = Path(__file__).parent.parent
 STEPS = int(os.environ.get("OBJSTORE_STEPS", "1500"))
-
-# From 3.12 on, Python warns of forks beside threads.
-PYTHON = [sys.executable, "-W", "error", "-W", "ignore:This process:DeprecationWarning", "-c"]
 
 
 def array(seed=0, size=100_000):
@@ -906,12 +899,4 @@ EVERYTHING = """
 
 
 def test_views_are_kept_and_everything_else_is_done(tmp_path, seed):
-    run(EVERYTHING, tmp_path / "a.store", STEPS, seed)
-
-
-def run(program, *arguments, prelude=""):
-    """Run a program of its own, which must end well."""
-    command = [*PYTHON, textwrap.dedent(prelude) + textwrap.dedent(program), *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120 + STEPS / 10)
-    assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout}{done.stderr}"
-    return done.stdout
+    run(EVERYTHING, tmp_path / "a.store", STEPS, seed, seconds=120 + STEPS / 10)
