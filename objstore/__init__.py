@@ -3,6 +3,7 @@
 The public names and nothing else; `import objstore` loads no optional dependency.
 """
 
+from objstore.engines.base import Held as Held
 from objstore.errors import BadSignature as BadSignature
 from objstore.errors import Conflict as Conflict
 from objstore.errors import CorruptRecord as CorruptRecord
