@@ -189,6 +189,8 @@ INTERRUPTED = """
     import os, signal, sys, threading, time
     from objstore import Store
 
+    # Whoever runs the tests in the background may have SIGINT ignored, and this would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     store, stop = Store(sys.argv[1]), False
 
     def work(number):

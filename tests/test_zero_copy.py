@@ -641,6 +641,7 @@ class TestInTheWay:
         program = """
             import numpy as np, os, signal, sys, threading, time
             from objstore import Store
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored in the background
             store = Store(sys.argv[1], durability="process")
             store.update({"a": np.ones(10_000), "small": 1})
             stop = False
@@ -650,7 +651,7 @@ class TestInTheWay:
                     time.sleep(0.0005)
                     os.kill(os.getpid(), signal.SIGINT)
 
-            caught = 0
+            caught, snap = 0, None
             thread = threading.Thread(target=interrupt)
             try:
                 thread.start()
