@@ -1,6 +1,6 @@
 """The mapping: what stores, snapshots and transactions have in common, written once.
 
-`Readable` is all that can be read and `Writable` all that can be written, over five primitives that say
+`Readable` is all that can be read and `Writable` all that can be written, over a few primitives that say
 where one looks and how a change is applied:
 
     _find(tree_key)             the stored bytes, or None: the hot path
