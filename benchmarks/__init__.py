@@ -3,7 +3,7 @@
     python -m benchmarks.compare       objstore beside its peers: docs/comparison.md and charts (11 minutes)
     python -m benchmarks.growth        how the cost grows with keys, values and data: docs/growth.md
     python -m benchmarks.ratios        the ratios that the design promises, in one table
-    python -m pytest benchmarks        each operation under pytest-benchmark, both contenders side by side
+    python -m pytest benchmarks        each operation under pytest-benchmark, all contenders side by side
 
 `ours`, `handwritten` and the `peers` are the contenders; `contender` says what one is, `measure` how it is
 measured, `tables`, `charts` and `report` how that becomes a document.  `works`, `scale`, `parallel` and

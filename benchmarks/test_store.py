@@ -1,8 +1,9 @@
-"""Each operation under pytest-benchmark, objstore beside the hand-written loop: `python -m pytest benchmarks`.
+"""Each operation under pytest-benchmark, objstore beside whoever is installed: `python -m pytest benchmarks`.
 
 One round is a thousand operations (or one on a thousand items), so milliseconds in the table are
-microseconds for each; of the 10,000-element list it is ten.  `python -m benchmarks.ratios` takes turns
-between the contenders and is the one to compare them by; this shows each operation and its spread.
+microseconds for each; of the 10,000-element list it is ten, and where the disk is waited for, twenty.  A group
+is one operation in one class of safety, which its name gives.  `python -m benchmarks.ratios` and `compare` take
+turns between the contenders and are the ones to compare them by; this shows each operation and its spread.
 """
 
 from __future__ import annotations
@@ -13,72 +14,89 @@ from typing import Any
 
 import pytest
 
-from benchmarks import handwritten, ours, workload
+from benchmarks import workload
+from benchmarks.contender import FULL, KILL, Entry, in_class
+from benchmarks.everyone import contenders
 
 COUNT = 1_000
 ITEMS = workload.items(20_000)
 SAMPLE = workload.sample(COUNT, len(ITEMS))
 SOME = {key: ITEMS[key] for key in SAMPLE}
+FEW = {key: ITEMS[key] for key in SAMPLE[:20]}
 LISTS = {f"list {number}": workload.LIST for number in range(10)}
 BOUNDS = workload.key(5_000), workload.key(5_000 + COUNT)
 
 
-@pytest.fixture(params=[ours, handwritten], ids=["objstore", "by hand"])
-def contender(request: pytest.FixtureRequest) -> Any:
-    return request.param
+def entries(safety: str) -> list[Any]:
+    """Who can be had in this class, without those that take only what is large."""
+    found = [entry for entry in in_class(contenders()[0], safety) if not entry.large_only]
+    return [pytest.param(entry, id=entry.label) for entry in found]
+
+
+@pytest.fixture(params=entries(KILL))
+def entry(request: pytest.FixtureRequest) -> Entry:
+    return request.param  # type: ignore[no-any-return]
 
 
 @pytest.fixture
-def store(contender: Any, tmp_path: Path) -> Iterator[Any]:
-    """A store with `ITEMS`, of durability "process": what the disk takes would hide the rest."""
-    opened = contender.connect(str(tmp_path / "store"), "process")
-    contender.update(opened, ITEMS)
+def store(entry: Entry, tmp_path: Path) -> Iterator[Any]:
+    """A store with `ITEMS` that does not wait for the disk, which would hide the rest."""
+    opened = entry.connect(str(tmp_path))
+    entry.contender.update(opened, ITEMS)
     yield opened
     opened.close()
 
 
 @pytest.mark.parametrize(
-    ("operation", "arguments"),
+    ("operation", "arguments", "name"),
     [
-        pytest.param("put", [SOME], marks=pytest.mark.benchmark(group="put"), id="put"),
-        pytest.param("get", [SAMPLE], marks=pytest.mark.benchmark(group="get"), id="get"),
-        pytest.param("contains", [SAMPLE], marks=pytest.mark.benchmark(group="contains"), id="contains"),
-        pytest.param("length", [COUNT], marks=pytest.mark.benchmark(group="len"), id="len"),
-        pytest.param("update", [SOME], marks=pytest.mark.benchmark(group="update"), id="update"),
-        pytest.param("get_many", [SAMPLE], marks=pytest.mark.benchmark(group="get_many"), id="get_many"),
-        pytest.param("key_range", BOUNDS, marks=pytest.mark.benchmark(group="range"), id="range"),
-        pytest.param("transaction", [SAMPLE], marks=pytest.mark.benchmark(group="transaction"), id="transaction"),
-        pytest.param("put", [LISTS], marks=pytest.mark.benchmark(group="list put"), id="list put"),
+        ("put", [SOME], "put"),
+        ("get", [SAMPLE], "get"),
+        ("contains", [SAMPLE], "contains"),
+        ("length", [COUNT], "len"),
+        ("update", [SOME], "update"),
+        ("get_many", [SAMPLE], "get_many"),
+        ("key_range", BOUNDS, "range"),
+        ("transaction", [SAMPLE], "transaction"),
+        ("put", [LISTS], "list put"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_operation(benchmark: Any, contender: Any, store: Any, operation: str, arguments: list[Any]) -> None:
-    benchmark(getattr(contender, operation), store, *arguments)
+def test_operation(benchmark: Any, entry: Entry, store: Any, operation: str, arguments: list[Any], name: str) -> None:
+    if not entry.can(operation):
+        pytest.skip(f"{entry.label} has no such operation")
+    benchmark.group = f"{name}, {entry.safety}"
+    benchmark(getattr(entry.contender, operation), store, *arguments)
 
 
-@pytest.mark.benchmark(group="items")
-def test_items(benchmark: Any, contender: Any, tmp_path: Path) -> None:
-    store = contender.connect(str(tmp_path / "store"), "process")
-    contender.update(store, SOME)
-    benchmark(contender.items, store)
+def test_items(benchmark: Any, entry: Entry, tmp_path: Path) -> None:
+    store = entry.connect(str(tmp_path))
+    entry.contender.update(store, SOME)
+    benchmark.group = f"items, {entry.safety}"
+    benchmark(entry.contender.items, store)
     store.close()
 
 
-@pytest.mark.benchmark(group="list get")
-def test_list_get(benchmark: Any, contender: Any, store: Any) -> None:
-    contender.put(store, LISTS)
-    benchmark(contender.get, store, list(LISTS))
+def test_list_get(benchmark: Any, entry: Entry, store: Any) -> None:
+    entry.contender.put(store, LISTS)
+    benchmark.group = f"list get, {entry.safety}"
+    benchmark(entry.contender.get, store, list(LISTS))
 
 
-@pytest.mark.benchmark(group="put, full")
-def test_put_full(benchmark: Any, contender: Any, tmp_path: Path) -> None:
-    store = contender.connect(str(tmp_path / "store"), "full")
-    benchmark.pedantic(contender.put, (store, SOME), rounds=5, warmup_rounds=1)
+@pytest.mark.parametrize("entry", entries(FULL))
+def test_put_full(benchmark: Any, entry: Entry, tmp_path: Path) -> None:
+    store = entry.connect(str(tmp_path))
+    benchmark.group = f"put, {entry.safety}"
+    benchmark.pedantic(entry.contender.put, (store, FEW), rounds=5, warmup_rounds=1)
     store.close()
 
 
-@pytest.mark.benchmark(group="delete")
-def test_delete(benchmark: Any, contender: Any, store: Any) -> None:
+def test_delete(benchmark: Any, entry: Entry, store: Any) -> None:
+    if not entry.can("delete"):
+        pytest.skip(f"{entry.label} has no such operation")
+
     def refill() -> None:
-        contender.update(store, SOME)
+        entry.contender.update(store, SOME)
 
-    benchmark.pedantic(contender.delete, (store, SAMPLE), setup=refill, rounds=50, warmup_rounds=1)
+    benchmark.group = f"delete, {entry.safety}"
+    benchmark.pedantic(entry.contender.delete, (store, SAMPLE), setup=refill, rounds=50, warmup_rounds=1)
