@@ -48,9 +48,6 @@ from objstore.engines.lmdb.transactions import FORKED, LmdbReader
 from objstore.errors import StoreClosed, StoreCorrupt, StoreLocked, TransactionError
 from objstore.record import HEAD_BYTES, LARGE
 
-# References to a token that nobody holds: the guard's, and that of the one who counts them.
-_UNHELD = 2
-
 # Seconds; to hold a view takes microseconds.
 _LONGEST_HOLD = 5.0
 
@@ -71,6 +68,7 @@ class Guard:
     def __init__(self, location: str) -> None:
         self._location = location
         self._token = object()
+        self._unheld = sys.getrefcount(self._token)
         self.is_shut = False
         self.is_closed = False
 
@@ -98,7 +96,7 @@ class Guard:
         self.is_shut = True
         try:
             deadline = time.monotonic() + _LONGEST_HOLD
-            while sys.getrefcount(self._token) > _UNHELD:
+            while sys.getrefcount(self._token) > self._unheld:
                 if time.monotonic() > deadline:
                     raise StoreLocked(
                         f"a thread that reads the store at {self._location!r} is stopped in the middle; let it go on"
