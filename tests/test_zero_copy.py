@@ -589,6 +589,25 @@ class TestForks:
         """
         run(program, tmp_path / "a.store", prelude=FORKED)
 
+    def test_children_that_overlap_do_not_hold_what_none_of_them_sees(self, tmp_path):
+        program = """
+            import time
+
+            children = []
+            for number in range(12):
+                store["a"] = np.full(100_000, float(number))
+                view = store.view("a")
+                children.append(fork(lambda: time.sleep(0.3)))
+                del view
+                time.sleep(0.1)
+                held = len(store.stats().held)
+                assert held < 7, f"{held} states are held for {number + 1} children, most of which have ended"
+            [ended_well(child) for child in children]
+            assert store.stats().held == ()
+            store.close()
+        """
+        run(program, tmp_path / "a.store", prelude=FORKED)
+
     def test_a_child_that_closes_the_store_has_it_closed(self, tmp_path):
         program = """
             def child():

@@ -124,9 +124,13 @@ class Hold:
         self.txn = txn
         self.since = time.monotonic()
         self.shown: dict[int, int] = {}  # the large records that were shown: first page and size
-        self.is_mapped = False  # whether the file is mapped for it
+        self.maps: list[ref[FileMap]] = []  # of the file, for this state
         self.was_logged = False
         self.lease: Lease | None = None  # in a forked child: what its parent holds the state for
+
+    def is_viewed(self) -> bool:
+        """Whether this process has views of the state: others may hold it for children alone."""
+        return any(reference() is not None for reference in self.maps)
 
 
 class FileMap(mmap):
@@ -181,7 +185,7 @@ class Views:
                     raise
                 return None
             file_map.hold = hold or self.hold(txn)
-            file_map.hold.is_mapped = True
+            file_map.hold.maps.append(ref(file_map))
             self._maps[state] = file_map
         return file_map
 
@@ -202,7 +206,7 @@ class Views:
     def is_needed(self) -> bool:
         """Whether the environment must stay open: for views, here or in children."""
         self.end_leases()
-        return bool(self._leases) or any(hold.is_mapped for hold in self._alive())
+        return bool(self._leases) or any(hold.is_viewed() for hold in self._alive())
 
     # What is held, and for how long
 
@@ -237,7 +241,7 @@ class Views:
         What this process was itself lent passes on without that.
         """
         self.end_leases()
-        holds = [hold for hold in self._alive() if hold.is_mapped and hold.lease is None]
+        holds = [hold for hold in self._alive() if hold.is_viewed() and hold.lease is None]
         if holds:
             self._leases.append(Lease(holds))
 
