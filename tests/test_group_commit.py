@@ -172,6 +172,33 @@ def test_a_thread_with_a_transaction_of_its_own_is_refused_and_delays_nobody(syn
     assert synced["other"] == 2
 
 
+@pytest.mark.parametrize("durability", ["full", "process"])
+def test_a_signal_handler_that_writes_in_the_middle_of_a_write_is_refused_or_done(tmp_path, durability):
+    program = """
+        import signal, sys, time
+        from objstore import Store, TransactionError
+        outcomes = {"done": 0, "refused": 0}
+
+        def handler(*_):
+            try:
+                store.increment("handled")
+                outcomes["done"] += 1
+            except TransactionError:
+                outcomes["refused"] += 1
+
+        with Store(sys.argv[1], durability=sys.argv[2]) as store:
+            signal.signal(signal.SIGALRM, handler)
+            signal.setitimer(signal.ITIMER_REAL, 0.0007, 0.0007)
+            until = time.monotonic() + 2
+            while time.monotonic() < until:
+                store["own"] = 1
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            assert store.get("handled", 0) == outcomes["done"], outcomes
+            assert outcomes["refused"], "no signal came in the middle"
+    """
+    run(program, tmp_path / "a.store", durability)
+
+
 def test_transactions_and_single_writes_mix(synced):
     def work(number):
         for _ in range(WRITES):

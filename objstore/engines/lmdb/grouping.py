@@ -71,8 +71,9 @@ class GroupCommit:
         garbage collector.
         """
         is_main = threading.current_thread() is threading.main_thread()
+        me = threading.get_ident()
         if self._leadership.locked():
-            if self._leader == threading.get_ident():
+            if self._leader == me:
                 raise TransactionError(OWN_TRANSACTION)
         elif is_main:
             return self._run_alone(call)
@@ -85,8 +86,8 @@ class GroupCommit:
                         mine.wake.get(timeout=_LOOK_AGAIN)
                     continue
                 with self._leadership:
+                    self._leader = me  # first, and without a call, after which a signal would be handled
                     if not mine.is_done:
-                        self._leader = threading.get_ident()
                         self._lead(mine, alone=is_main)
                 self._wake_next()
         finally:
@@ -100,8 +101,9 @@ class GroupCommit:
         return mine.result
 
     def _run_alone(self, call: Call) -> Any:
+        me = threading.get_ident()
         with self._leadership:
-            self._leader = threading.get_ident()
+            self._leader = me
             result = self._run([call])[0]
         self._wake_next()
         return result
