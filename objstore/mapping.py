@@ -5,7 +5,6 @@ where one looks and how a change is applied:
 
     _find(tree_key)             the stored bytes, or None: the hot path
     _record(tree_key)           the same, for everything else
-    _there(tree_key, beside)    whether there are any, and those of another key
     _reader(views)              one consistent state
     _apply(function, *args)     run function(txn, *args) atomically; it may be run again
     _space                      which namespace
@@ -65,7 +64,8 @@ class Readable(Mapping[K, V]):
         raise NotImplementedError
 
     def _there(self, tree_key: bytes, beside: bytes) -> tuple[bool, Any]:
-        raise NotImplementedError
+        reader = self._reader()
+        return reader.contains(tree_key), reader.get(beside)
 
     def _reader(self, views: bool = False) -> Reader:
         raise NotImplementedError

@@ -64,10 +64,6 @@ class Snapshot(Readable[K, V]):
 
     _find = _record
 
-    def _there(self, tree_key: bytes, beside: bytes) -> tuple[bool, Any]:
-        reader = self._reader()
-        return reader.contains(tree_key), reader.get(beside)
-
     def __repr__(self) -> str:
         return "<Snapshot, closed>" if self._state is None else f"<Snapshot of {len(self)} items>"
 
@@ -186,10 +182,6 @@ class Transaction(Writable[K, V]):
         return self._unit.writer().get(tree_key)
 
     _find = _record
-
-    def _there(self, tree_key: bytes, beside: bytes) -> tuple[bool, Any]:
-        writer = self._unit.writer()
-        return writer.contains(tree_key), writer.get(beside)
 
     def _apply(self, function: Callable[..., D], *arguments: Any) -> D:
         return function(self._unit.writer(), *arguments)

@@ -316,6 +316,18 @@ class TestHowLongAViewLasts:
             self.overwrite(store)
         assert np.array_equal(view, array())
 
+    def test_a_view_that_outlives_the_program_does_not_leave_unsynced_writes_behind(self, tmp_path):
+        program = """
+            import ctypes, numpy as np, sys
+            from objstore import Store
+            with Store(sys.argv[1], durability="process") as store:
+                store["a"] = np.ones(100_000)
+                view = store.view("a")
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(view))      # for ever
+        """
+        run(program, tmp_path / "a.store")
+        assert "dirty" not in (tmp_path / "a.store" / "objstore.lock").read_text()
+
     def test_a_part_of_a_view_is_enough(self, disk):
         disk["a"] = array()
         part = memoryview(disk.view("a"))[10:20]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 import time
@@ -649,4 +650,10 @@ def _after_fork_in_child() -> None:
     allow_opening_again()
 
 
+def _close_at_exit() -> None:
+    for engine in list(_engines.values()):
+        engine.close_at_exit()
+
+
+atexit.register(_close_at_exit)
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
