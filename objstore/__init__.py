@@ -3,6 +3,10 @@
 The public names and nothing else; `import objstore` loads no optional dependency.
 """
 
+from objstore.audit import Damage as Damage
+from objstore.checking import CheckReport as CheckReport
+from objstore.checking import check as check
+from objstore.engines.base import Activity as Activity
 from objstore.engines.base import Held as Held
 from objstore.errors import BadSignature as BadSignature
 from objstore.errors import Conflict as Conflict
@@ -16,6 +20,7 @@ from objstore.errors import StoreClosed as StoreClosed
 from objstore.errors import StoreCorrupt as StoreCorrupt
 from objstore.errors import StoreDenied as StoreDenied
 from objstore.errors import StoreError as StoreError
+from objstore.errors import StoreExists as StoreExists
 from objstore.errors import StoreFull as StoreFull
 from objstore.errors import StoreLocked as StoreLocked
 from objstore.errors import StoreNotFound as StoreNotFound
@@ -25,6 +30,8 @@ from objstore.errors import TransactionError as TransactionError
 from objstore.errors import UnsupportedOperation as UnsupportedOperation
 from objstore.keys import LostKey as LostKey
 from objstore.mapping import DEFAULT as DEFAULT
+from objstore.salvaging import SalvageReport as SalvageReport
+from objstore.salvaging import salvage as salvage
 from objstore.store import Stats as Stats
 from objstore.store import Store as Store
 from objstore.transaction import Snapshot as Snapshot

@@ -58,6 +58,10 @@ class StoreNotFound(StoreError, FileNotFoundError):
     """There is no store at the location, and the flag or what is there forbids to make one."""
 
 
+class StoreExists(StoreError, FileExistsError):
+    """There is something already where a new store was to be made."""
+
+
 class StoreDenied(StoreError, PermissionError):
     """The operating system, or the rule `permissions="private"`, keeps this process from the store."""
 

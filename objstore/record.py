@@ -204,6 +204,21 @@ def pack(
     return _head(seed, flags, codec, fields, payload)
 
 
+def repack(
+    tree_key: bytes, header: Header, payload: Bytes, frames: Sequence[memoryview], expires_at: int | None
+) -> Packed:
+    """The same record for another tree key, or with another moment to expire."""
+    return pack(
+        tree_key,
+        bytes(payload),
+        codec=header.codec,
+        expires_at=expires_at,
+        tags=header.tags,
+        long_key=header.long_key,
+        frames=frames,
+    )
+
+
 def _head(seed: int, flags: int, codec: int, fields: list[bytes], payload: bytes) -> bytes:
     """Header, payload and their digest."""
     head_size = _fixed.size + sum(map(len, fields)) + len(payload)

@@ -45,14 +45,15 @@ from objstore.keys import ORDERED_BYTES
 from objstore.record import BODY, LARGE, PLAIN, PLAIN_MARK, TAIL, Damaged, Header, Packed, digest, key_digest
 
 STATE_KEY = b"\x00s"
-_CATALOG = b"\x01"
+CATALOG = b"\x01"
 _CATALOG_END = b"\x02"
-_EXPIRY = b"\x02"
-_TAGS = b"\x03"
-_ITEMS = b"\x04"
-_USER = b"\x10"
+EXPIRY = b"\x02"
+TAGS = b"\x03"
+ITEMS = b"\x04"
+USER = b"\x10"
 
 _NAME_HASH_BYTES = 6
+PREFIX_BYTES = 1 + _NAME_HASH_BYTES  # of the tree keys of a namespace
 _TAG_HASH_BYTES = 7
 _TIME_BYTES = 7
 _EXPIRY_HEAD = 1 + _TIME_BYTES
@@ -99,13 +100,13 @@ class Space:
         self.codec = codec
         self._encode = codec.encode
         self.clock = clock
-        self.prefix = _ITEMS + _hash(name, _NAME_HASH_BYTES) if name else b""
-        self.start = self.prefix or _USER
+        self.prefix = prefix_of(name)
+        self.start = self.prefix or USER
         self.stop = _successor(self.prefix) if name else None
         self._key_at = len(self.prefix)
         self._short = self._key_at + ORDERED_BYTES  # the longest tree key that holds a whole key
         self.tree_key: Callable[[Any], bytes] = self._tree_key if name else keys.tree_key
-        self._catalog_key = _CATALOG + _hash(name, _NAME_HASH_BYTES)
+        self._catalog_key = CATALOG + _hash(name, _NAME_HASH_BYTES)
 
     def sibling(self, name: str) -> Space:
         """The space of another namespace in the same store."""
@@ -295,15 +296,7 @@ class Space:
             header, payload, frames = record.unpack(tree_key, stored)
         except Damaged as exc:
             raise self._corrupt(key, exc) from exc
-        return record.pack(
-            tree_key,
-            bytes(payload),
-            codec=header.codec,
-            expires_at=expires_at,
-            tags=header.tags,
-            long_key=header.long_key,
-            frames=frames,
-        )
+        return record.repack(tree_key, header, payload, frames, expires_at)
 
     # What is there, seen without the values
 
@@ -365,7 +358,7 @@ class Space:
         self, txn: Reader, tag: str, start: bytes, stop: bytes | None, reverse: bool, now: int
     ) -> Iterator[Found]:
         """The same of what bears a tag."""
-        head = _TAGS + _hash(tag, _TAG_HASH_BYTES)
+        head = TAGS + _hash(tag, _TAG_HASH_BYTES)
         end = _successor(head + self.prefix) if stop is None else head + stop
         for index_key in txn.scan_keys(head + start, end, reverse):
             tree_key = bytes(index_key[_TAG_HEAD:])
@@ -518,7 +511,7 @@ class Space:
 
     def _index(self, txn: Writer, tree_key: bytes, expires_at: int | None, tags: Sequence[str]) -> int:
         added = 0
-        for entry in _index_entries(tree_key, expires_at, tags):
+        for entry in index_entries(tree_key, expires_at, tags):
             added += txn.get(entry) is None  # a damaged record may have left it behind
             txn.put(entry, b"")
         return added
@@ -528,11 +521,11 @@ class Space:
             return 0
         # A damaged record cannot say what it has in the indexes; what stays there is compared before it is believed.
         header = self._header(tree_key, stored, len(stored), txn.get)
-        return sum(map(txn.delete, _index_entries(tree_key, header.expires_at, header.tags)))
+        return sum(map(txn.delete, index_entries(tree_key, header.expires_at, header.tags)))
 
     def _expired(self, txn: Reader, now: int) -> Iterator[tuple[bytes, bytes, bool]]:
         """Index key and tree key of what has expired, and whether the record says so, too."""
-        for index_key in txn.scan_keys(_EXPIRY, _EXPIRY + (now + 1).to_bytes(_TIME_BYTES, "big")):
+        for index_key in txn.scan_keys(EXPIRY, EXPIRY + (now + 1).to_bytes(_TIME_BYTES, "big")):
             tree_key = bytes(index_key[_EXPIRY_HEAD:])
             if self.start <= tree_key and (self.stop is None or tree_key < self.stop):
                 stored = txn.get(tree_key) or b""
@@ -552,9 +545,24 @@ def check_name(name: str) -> str:
     return name
 
 
+def prefix_of(name: str) -> bytes:
+    """With what the tree keys of a namespace begin."""
+    return ITEMS + _hash(name, _NAME_HASH_BYTES) if name else b""
+
+
+def read_state(stored: bytes) -> tuple[int, int]:
+    """Flags, and entries outside the default namespace, from the record of the state.  Raises struct.error."""
+    return _state.unpack(stored)
+
+
+def read_namespace(stored: bytes) -> tuple[int, str]:
+    """Entries and name of a namespace, from its record in the catalog.  Raises struct.error, UnicodeDecodeError."""
+    return _count.unpack_from(stored)[0], str(stored[_count.size :], "utf-8", "surrogatepass")
+
+
 def namespace_names(txn: Reader) -> list[str]:
     """The names of the namespaces in use, without the library's own."""
-    names = [str(stored[_count.size :], "utf-8", "surrogatepass") for _, stored in txn.scan(_CATALOG, _CATALOG_END)]
+    names = [read_namespace(bytes(stored))[1] for _, stored in txn.scan(CATALOG, _CATALOG_END)]
     return sorted(name for name in names if not name.startswith(RESERVED_NAME))
 
 
@@ -593,11 +601,12 @@ def check_tag(tag: str) -> str:
     return tag
 
 
-def _index_entries(tree_key: bytes, expires_at: int | None, tags: Sequence[str]) -> Iterator[bytes]:
+def index_entries(tree_key: bytes, expires_at: int | None, tags: Sequence[str]) -> Iterator[bytes]:
+    """The keys in the indexes of a record that expires, or has tags."""
     if expires_at is not None:
-        yield _EXPIRY + expires_at.to_bytes(_TIME_BYTES, "big") + tree_key
+        yield EXPIRY + expires_at.to_bytes(_TIME_BYTES, "big") + tree_key
     for tag in tags:
-        yield _TAGS + _hash(tag, _TAG_HASH_BYTES) + tree_key
+        yield TAGS + _hash(tag, _TAG_HASH_BYTES) + tree_key
 
 
 def _hash(text: str, size: int) -> bytes:

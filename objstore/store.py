@@ -16,9 +16,10 @@ from itertools import chain
 from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 from objstore import identity
+from objstore.checking import CheckReport, check_engine, require_whole
 from objstore.codecs.pickling import Pickle
-from objstore.engines import connect
-from objstore.engines.base import IDENTITY_KEY, Engine, Held, Reader, Stored, Writer
+from objstore.engines import connect, path_of
+from objstore.engines.base import IDENTITY_KEY, Activity, Engine, Held, Progress, Reader, Stored, Writer
 from objstore.errors import ReadOnlyStore, StoreClosed, UnsupportedOperation
 from objstore.mapping import DEFAULT, TTL, Writable, pairs
 from objstore.record import LARGE, PLAIN
@@ -47,10 +48,16 @@ class Stats(NamedTuple):
     """Namespaces in use, the default one not counted."""
     file_bytes: int
     """Bytes on disk, free pages among them."""
+    free_bytes: int
+    """Bytes in free pages: the next writes use them, and `compact` gives them back."""
     map_bytes: int
     """Bytes of address space that are reserved."""
     readers: int
     """Reader slots taken, in all processes."""
+    reading: tuple[Activity, ...]
+    """Who reads, in all processes, the oldest state first: `process`, `age` (seconds, if known), `behind` (commits)."""
+    writing: Activity | None
+    """Who has the write transaction, where somebody has and the system can tell."""
     held: tuple[Held, ...]
     """The states that this process holds, oldest first, with `age` (seconds) and `bytes` (shown without a copy)."""
     durability: str
@@ -142,6 +149,7 @@ class Store(Writable[K, V]):
         self._write: Callable[[], Writer] = refuse if self._read_only else engine.write
         self._apply = refuse if self._read_only else engine.transact  # type: ignore[method-assign]
         self._put_beside: Callable[..., bool] = refuse if self._read_only else engine.put_beside
+        self._compact: Callable[..., None] = refuse if self._read_only else engine.compact
         self._keeps_no_books = not space.prefix and self._default_ttl is None
         self._release = weakref.finalize(self, engine.release, False)
 
@@ -171,7 +179,7 @@ class Store(Writable[K, V]):
         closed: Any = _Closed(self.location)
         self._engine = closed
         self._find = self._record = self._there = closed.refuse  # type: ignore[method-assign]
-        self._apply = self._write = self._put_beside = closed.refuse  # type: ignore[method-assign]
+        self._apply = self._write = self._put_beside = self._compact = closed.refuse  # type: ignore[method-assign]
         if self._release.detach():
             engine.release()
 
@@ -341,6 +349,38 @@ class Store(Writable[K, V]):
 
     # Care
 
+    def check(self, *, progress: Progress | None = None) -> CheckReport:
+        """Check the last committed state: the structure of the file, every record, and the counts and indexes.
+
+        A process of its own does that, while everybody reads and writes on.  Nothing is decoded.  `progress(done,
+        total)` is called with pages.  For stores that cannot be opened there is `objstore.check`.
+        """
+        return check_engine(self._engine, progress)
+
+    def backup(self, path: str | os.PathLike[str], *, progress: Progress | None = None) -> None:
+        """Write the last committed state into a new directory, while everybody reads and writes on.
+
+        The backup is a store of its own, without free pages, checked, and on the disk when this returns.
+        `progress(done, total)` is called with pages, written and checked.
+
+        Raises StoreExists where something is at `path`, StoreCorrupt where this store is damaged, StoreFull; then
+        nothing is left there. Raises UnsupportedOperation where the engine has no files.
+        """
+        self._require("backup", "copy it with update() into a store with a path")
+        self._engine.backup(path_of(path), require_whole, progress)
+
+    def compact(self, *, progress: Progress | None = None) -> None:
+        """Give free pages back to the disk, in place.  It needs room for a copy, which is checked first.
+
+        Others in this process wait.  `progress(done, total)` is called with pages, written and checked.
+
+        Raises StoreLocked where another process has the store open, or this one has snapshots, iterations or
+        arrays of snapshots; StoreCorrupt where the store is damaged, StoreFull: then nothing has changed. Raises
+        UnsupportedOperation where the engine has no files.
+        """
+        self._require("compact", "memory is given back by itself")
+        self._compact(require_whole, progress)
+
     def sync(self) -> None:
         """Force to the disk what was committed: of use where durability is not "full"."""
         self._engine.sync()
@@ -352,8 +392,11 @@ class Store(Writable[K, V]):
             entries=len(self),
             namespaces=len(self.namespaces()),
             file_bytes=figures.get("file_bytes", 0),
+            free_bytes=figures.get("free_bytes", 0),
             map_bytes=figures.get("map_bytes", 0),
             readers=figures.get("readers", 0),
+            reading=self._engine.reading(),
+            writing=self._engine.writing(),
             held=self._engine.held(),
             durability=self._engine.durability,
             id=self._identity.id,

@@ -1,5 +1,6 @@
 """The command line, run as a user runs it."""
 
+import os
 import re
 import subprocess
 import sys
@@ -130,3 +131,48 @@ class Bomb:
 
     def __reduce__(self):
         return exec, ("raise SystemError('unpickled')",)
+
+
+class TestCare:
+    def test_a_store_without_damage(self, path, tmp_path):
+        with Store(path) as store:
+            store.update(dict.fromkeys(range(100), "x" * 1000))
+            store.clear()
+            store["a"] = 1
+        done = run("check", path)
+        assert (done.returncode, done.stdout) == (0, "1 records, all is well\n")
+        assert run("backup", path, tmp_path / "b.store").returncode == 0
+        assert run("get", tmp_path / "b.store", "a").stdout == "1\n"
+        assert re.fullmatch(r"[\d,]+ bytes before, [\d,]+ after\n", run("compact", path).stdout)
+        done = run("salvage", path, tmp_path / "c.store")
+        assert (done.returncode, done.stdout) == (0, "1 records salvaged; 0 lost\n")
+
+    def test_a_damaged_store(self, path, tmp_path):
+        with Store(path) as store:
+            store["a"] = "x" * 1000
+            store.namespace("users")["b"] = "y" * 1000
+        (path / "data.mdb").write_bytes((path / "data.mdb").read_bytes().replace(b"y" * 1000, b"z" * 1000))
+        done = run("check", path)
+        assert done.returncode == 1
+        assert "damaged: 'b' in namespace 'users': its bytes do not fit their digest\n" in done.stdout
+        assert "something is wrong" in done.stdout
+        done = run("backup", path, tmp_path / "b.store")
+        assert done.returncode == 1
+        assert "the record of 'b'" in done.stderr
+        assert run("compact", path).returncode == 1
+        done = run("salvage", path, tmp_path / "c.store")
+        assert done.returncode == 1
+        assert "1 records salvaged; 1 lost" in done.stdout
+        assert run("get", tmp_path / "c.store", "a").stdout == f"'{'x' * 1000}'\n"
+
+    def test_what_there_is_not(self, path):
+        for command in ("check", "compact"):
+            done = run(command, path)
+            assert done.returncode == 1
+            assert done.stderr.startswith("Error: there is no store")
+
+    def test_info_tells_who_reads_and_writes(self, path):
+        with Store(path) as store, store.snapshot(), store.transaction():
+            printed = run("info", path).stdout
+            assert re.search(rf"^writing +process {os.getpid()}, for [\d.]+ s$", printed, re.MULTILINE)
+            assert re.search(rf"^reading 1 +process {os.getpid()}, for [\d.]+ s$", printed, re.MULTILINE)

@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.pretty import pretty_repr
 from rich.text import Text
 
-from objstore import DEFAULT, Entry, Store, StoreError, StoreNotFound, __version__
+from objstore import DEFAULT, Activity, Entry, Store, StoreError, StoreNotFound, __version__
+from objstore.cli.care import backup, check, compact, salvage
 from objstore.cli.demo import demo
 
 _store_argument = click.argument("store", metavar="STORE")
@@ -116,16 +117,30 @@ def ls(store: str, namespace: str | None, long: bool, prefix: str | None, tag: s
 @objstore.command()
 @_store_argument
 def info(store: str) -> None:
-    """What the store is and holds.  Nothing is unpickled."""
+    """What the store is and holds, and who reads and writes it.  Nothing is unpickled."""
     with _open(store, "r", None) as opened:
         rows = {"location": opened.location}
         figures = opened.stats()._asdict()
         del figures["held"]  # by this process, which is nothing
+        reading, writing = figures.pop("reading"), figures.pop("writing")
         rows |= {name: f"{value:,}" if isinstance(value, int) else value for name, value in figures.items()}
+        if writing is not None:
+            rows["writing"] = _activity(writing)
+        rows |= {f"reading {number}": _activity(activity) for number, activity in enumerate(reading, 1)}
         rows |= {f"in {name!r}": f"{len(opened.namespace(name)):,} entries" for name in opened.namespaces()}
         width = max(map(len, rows))
         for name, value in rows.items():
             click.echo(f"{name:<{width}}  {value}")
+
+
+for _command in (check, backup, compact, salvage):
+    objstore.add_command(_command)
+
+
+def _activity(activity: Activity) -> str:
+    age = "" if activity.age is None else f", for {activity.age:,.1f} s"
+    behind = f", {activity.behind:,} commits behind" if activity.behind else ""
+    return f"process {activity.process}{age}{behind}"
 
 
 @contextmanager

@@ -31,11 +31,7 @@ def connect(
     """
     if flag not in FLAGS:
         raise ValueError(f"flag is 'r' (read), 'w' (must exist), 'c' (create) or 'n' (new), not {flag!r}")
-    text = os.fspath(location)
-    if not isinstance(text, str):
-        raise TypeError(f"a location is a str or a path, not {type(text).__name__}")
-    if not text:
-        raise ValueError("a location is a path or a URL, not an empty text")
+    text = _text(location)
     if durability not in (None, *DURABILITIES):
         raise ValueError(f"durability is one of {', '.join(map(repr, DURABILITIES))}, not {durability!r}")
     scheme, separator, _ = text.partition("://")
@@ -49,6 +45,24 @@ def connect(
     from objstore.engines.lmdb import Options, open_lmdb
 
     return open_lmdb(_path(text) if separator else text, flag, initial, durability, check, Options(**options))
+
+
+def path_of(location: str | os.PathLike[str]) -> str:
+    """The path of a store whose files are asked for.  Raises ValueError for a location that has none."""
+    text = _text(location)
+    scheme, separator, _ = text.partition("://")
+    if separator and scheme != "lmdb":
+        raise ValueError(f"the store at {text!r} has no files; this is for stores with a path")
+    return _path(text) if separator else text
+
+
+def _text(location: str | os.PathLike[str]) -> str:
+    text = os.fspath(location)
+    if not isinstance(text, str):
+        raise TypeError(f"a location is a str or a path, not {type(text).__name__}")
+    if not text:
+        raise ValueError("a location is a path or a URL, not an empty text")
+    return text
 
 
 def _path(url: str) -> str:

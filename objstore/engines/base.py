@@ -59,6 +59,10 @@ def _count_fork() -> None:
 os.register_at_fork(after_in_child=_count_fork)
 
 
+Progress = Callable[[int, int], object]
+"""Called with how much is done, and how much there is."""
+
+
 # A record as a reader gives it: a copy, or a view where it is large and the reader shows such.
 Stored = bytes | memoryview
 
@@ -70,6 +74,32 @@ class Held(NamedTuple):
     """Seconds since it was taken."""
     bytes: int
     """The size of the large records that were shown from it without a copy."""
+
+
+class Activity(NamedTuple):
+    """A process that reads a state of a store, or that has its write transaction."""
+
+    process: int
+    """Its id, as this process sees it."""
+    age: float | None
+    """Seconds since it began, where it said so: snapshots, views and explicit transactions do."""
+    behind: int
+    """Commits that followed the state it reads; all that they freed stays in the file meanwhile."""
+
+
+class Inspection(NamedTuple):
+    """What another process needs to look through one state of a store without its engine."""
+
+    location: str
+    descriptor: int
+    """Of the data file, open for reading."""
+    state: str
+    """Which state of it: what the engine's `inspect` takes."""
+    keeper: object = None
+    """What must live meanwhile, so that the state stays as it is."""
+
+
+Verify = Callable[[Inspection, Progress | None], None]
 
 
 class Reader(Protocol):
@@ -198,12 +228,39 @@ class Engine(ABC):
         return self.transact(_put_beside, key, record, beside, first)
 
     @abstractmethod
+    def inspection(self) -> Inspection | None:
+        """The last committed state for another process to look through, or None where there is no file to look at."""
+
+    def backup(self, path: str, verify: Verify, progress: Progress | None) -> None:
+        """Write the last committed state into a new directory at `path`, as a store of its own.
+
+        `verify(inspection, progress)` looks through the copy before it becomes a store, and raises what it likes.
+        `progress(done, total)` is called with pages, read and looked through.
+        """
+        raise NotImplementedError  # not among its capabilities
+
+    def compact(self, verify: Verify, progress: Progress | None) -> None:
+        """Put such a copy, which has no free pages, in the place of the data file.
+
+        Raises StoreLocked where anybody else has the store open, or anybody here reads or writes.
+        """
+        raise NotImplementedError
+
+    @abstractmethod
     def sync(self) -> None:
         """Force what was committed to the disk."""
 
     @abstractmethod
     def stats(self) -> Mapping[str, int]:
-        """Figures of the engine: `file_bytes`, `map_bytes`, `readers` and so on, as far as it has them."""
+        """Figures of the engine: `file_bytes`, `free_bytes`, `map_bytes`, `readers`, as far as it has them."""
+
+    def reading(self) -> tuple[Activity, ...]:
+        """Who reads, in all processes, the oldest state first."""
+        return ()
+
+    def writing(self) -> Activity | None:
+        """Who has the write transaction, if somebody has and the system tells who."""
+        return None
 
     @abstractmethod
     def retain(self) -> None:

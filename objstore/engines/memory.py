@@ -266,6 +266,9 @@ class MemoryEngine(Engine):
         writer.commit()
         return result
 
+    def inspection(self) -> None:
+        """There is no file."""
+
     def sync(self) -> None:
         """Nothing to do: memory does not outlive the process."""
 

@@ -14,6 +14,8 @@ And its text says what the data file cannot say of itself:
     objstore 1                 the store was made completely
     dirty <boot id>            unsynced writes were begun under this boot of the machine
 
+(Behind the text are notes of who reads and writes, see `activity`.)
+
 A store is made in a directory of its own inside this one and moved into place, and the first line is
 written last.  So a crash or a race while making one leaves nothing behind that looks like a store, and a
 data file that is missing *after* the first line was written is damage, never "a new store".
@@ -37,6 +39,7 @@ from objstore.errors import (
     ReadOnlyStore,
     StoreCorrupt,
     StoreDenied,
+    StoreExists,
     StoreLocked,
     StoreNotFound,
 )
@@ -46,6 +49,7 @@ OURS = "objstore.lock"
 MAKING = "objstore.making"
 
 _COMPLETE = "objstore 1"
+_TEXT_BYTES = 256  # of our file; what comes behind it are notes (see `activity`)
 _WAIT_SECONDS = 10.0
 
 
@@ -55,11 +59,20 @@ class Directory:
     def __init__(self, path: str, descriptor: int | None, private: bool) -> None:
         self.path = path
         self.private = private
-        self._descriptor = descriptor  # None: read-only media, where nobody can lock or write
+        self.descriptor = descriptor  # None: read-only media, where nobody can lock or write
 
     @property
     def data(self) -> str:
         return os.path.join(self.path, DATA)
+
+    @property
+    def making(self) -> str:
+        """Where what is to become the data file is made."""
+        return os.path.join(self.path, MAKING)
+
+    def remove_making(self) -> None:
+        """Throw away what was not finished."""
+        shutil.rmtree(self.making, ignore_errors=True)
 
     @property
     def file_mode(self) -> int:
@@ -127,21 +140,14 @@ class Directory:
             if flag == "n":
                 raise StoreLocked(f"another process made a store at {self.path!r} in this moment; close it there")
             return
-        making = os.path.join(self.path, MAKING)
-        shutil.rmtree(making, ignore_errors=True)
-        os.mkdir(making, 0o700)
-        make(making)
-        with suppress(FileNotFoundError):
-            os.unlink(os.path.join(self.path, LOCK))
-        os.replace(os.path.join(making, DATA), self.data)
-        self._finish()
+        self.replace(make)
 
     def _finish(self) -> None:
         """The data file is in its place: clear away, and say so, when the disk knows."""
-        shutil.rmtree(os.path.join(self.path, MAKING), ignore_errors=True)
-        _sync_directory(self.path)
+        self.remove_making()
+        sync_directory(self.path)
         self.mark_clean()
-        _sync_directory(os.path.dirname(self.path))
+        sync_directory(os.path.dirname(self.path))
         self.lock_shared()
 
     def _wait_to_make(self) -> bool:
@@ -159,6 +165,56 @@ class Directory:
             self._unlock()  # those who wait with a shared lock would wait for each other
             self._check_deadline(deadline)
 
+    @classmethod
+    def take(cls, path: str) -> Directory:
+        """The directory of a store that nobody has open, whole or not, with the exclusive lock.
+
+        Raises StoreNotFound, StoreDenied, StoreLocked.
+        """
+        _check_is_store(path, making=False)
+        directory = cls(path, _open_lock_file(path, "w", private=True), private=True)
+        if not directory.try_exclusive():
+            directory.close()
+            raise StoreLocked(f"another process has the store at {path!r} open; close it there")
+        return directory
+
+    @classmethod
+    def make_new(cls, path: str, private: bool, make: Callable[[str], None]) -> None:
+        """Make a store at `path`, where there is nothing, or an empty directory.  If that fails, nothing is left there.
+
+        `make(path)` writes the data file, synced, into the empty directory it is given.
+        """
+        _make_parents(os.path.dirname(path))
+        was_there = os.path.isdir(path)
+        if os.path.lexists(path) and (not was_there or os.listdir(path)):
+            raise StoreExists(f"there is something at {path!r} already; name a new or an empty directory")
+        if not was_there:
+            os.mkdir(path, 0o700 if private else 0o777)
+        directory = cls(path, _open_lock_file(path, "c", private), private)
+        try:
+            if not directory.try_exclusive():
+                raise StoreLocked(f"another process makes a store at {path!r}; name another place")
+            directory.replace(make)
+        except BaseException:
+            directory.remove_making()
+            if not os.path.exists(directory.data):
+                os.unlink(os.path.join(path, OURS))
+                if not was_there:
+                    os.rmdir(path)
+            raise
+        finally:
+            directory.close()
+
+    def replace(self, make: Callable[[str], None]) -> None:
+        """Put what `make(path)` writes into a directory of its own in the place of the data file."""
+        self.remove_making()
+        os.mkdir(self.making, 0o700)
+        make(self.making)
+        with suppress(FileNotFoundError):
+            os.unlink(os.path.join(self.path, LOCK))
+        os.replace(os.path.join(self.making, DATA), self.data)
+        self._finish()
+
     # Locks
 
     def lock_shared(self) -> None:
@@ -170,10 +226,10 @@ class Directory:
         return self._try(fcntl.LOCK_EX)
 
     def _try(self, kind: int) -> bool:
-        if self._descriptor is None:
+        if self.descriptor is None:
             return False
         try:
-            fcntl.lockf(self._descriptor, kind | fcntl.LOCK_NB, 1)
+            fcntl.lockf(self.descriptor, kind | fcntl.LOCK_NB, 1)
         except OSError as exc:
             if exc.errno not in (errno.EACCES, errno.EAGAIN, errno.EBADF):  # EBADF: open for reading only
                 raise
@@ -183,7 +239,7 @@ class Directory:
     def _wait(self, kind: int) -> None:
         """Wait for the lock.  Its holders keep it for milliseconds, or for something long: then say so."""
         deadline = time.monotonic() + _WAIT_SECONDS
-        while self._descriptor is not None and not self._try(kind):
+        while self.descriptor is not None and not self._try(kind):
             self._check_deadline(deadline)
 
     def _check_deadline(self, deadline: float) -> None:
@@ -192,30 +248,29 @@ class Directory:
         time.sleep(random.uniform(0.001, 0.01))  # noqa: S311  (so that two who wait do not keep step)
 
     def _unlock(self) -> None:
-        assert self._descriptor is not None
-        fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1)
+        assert self.descriptor is not None
+        fcntl.lockf(self.descriptor, fcntl.LOCK_UN, 1)
 
     def close(self) -> None:
         """Give up the lock."""
-        descriptor, self._descriptor = self._descriptor, None
+        descriptor, self.descriptor = self.descriptor, None
         if descriptor is not None:
             os.close(descriptor)
 
     # The text of our file
 
     def _text(self) -> str:
-        if self._descriptor is None:
+        if self.descriptor is None:
             try:
-                return Path(self.path, OURS).read_text()
+                return _text_of(Path(self.path, OURS).read_bytes())
             except FileNotFoundError:
                 return ""
-        return os.pread(self._descriptor, 4096, 0).decode(errors="replace")
+        return _text_of(os.pread(self.descriptor, _TEXT_BYTES, 0))
 
     def _write_text(self, text: str) -> None:
-        assert self._descriptor is not None
-        os.pwrite(self._descriptor, text.encode(), 0)
-        os.ftruncate(self._descriptor, len(text.encode()))
-        os.fsync(self._descriptor)
+        assert self.descriptor is not None
+        os.pwrite(self.descriptor, text.encode().ljust(_TEXT_BYTES, b"\0"), 0)
+        os.fsync(self.descriptor)
 
     def mark_dirty(self) -> None:
         """Say, synced, that unsynced writes begin now."""
@@ -224,6 +279,12 @@ class Directory:
     def mark_clean(self) -> None:
         """Say, synced, that everything is on the disk."""
         self._write_text(f"{_COMPLETE}\n")
+
+    def accept(self) -> None:
+        """Take the data file as it is for what it should be: somebody has checked it, and decided so."""
+        with open(self.data, "rb") as file:
+            os.fsync(file.fileno())
+        self.mark_clean()
 
     @property
     def dirty(self) -> bool:
@@ -234,6 +295,10 @@ class Directory:
     def suspect(self) -> bool:
         """Whether the machine went down after unsynced writes were begun."""
         return self.dirty and f"\ndirty {boot_id()}\n" not in self._text()
+
+
+def _text_of(found: bytes) -> str:
+    return found[:_TEXT_BYTES].partition(b"\0")[0].decode(errors="replace")
 
 
 def boot_id() -> str:
@@ -318,7 +383,7 @@ def _open_lock_file(path: str, flag: str, private: bool) -> int | None:
         return None
 
 
-def _sync_directory(path: str) -> None:
+def sync_directory(path: str) -> None:
     """Make the names in a directory survive a power cut, which syncing the files does not."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -4,18 +4,44 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 from weakref import WeakSet, ref
 
 import lmdb
 
-from objstore.engines.base import DURABILITY_KEY, IDENTITY_KEY, OWN_TRANSACTION, Engine, Held, Reader, Stored
-from objstore.engines.lmdb.datafile import DATA, REPLACED, check_whole, file_id, identify
-from objstore.engines.lmdb.directory import Directory, check_readable
+from objstore.engines.base import (
+    DURABILITY_KEY,
+    IDENTITY_KEY,
+    OWN_TRANSACTION,
+    Activity,
+    Engine,
+    Held,
+    Inspection,
+    Progress,
+    Reader,
+    Stored,
+    Verify,
+)
+from objstore.engines.lmdb import activity
+from objstore.engines.lmdb.copying import copy_into
+from objstore.engines.lmdb.datafile import (
+    DATA,
+    REPLACED,
+    DataFile,
+    Meta,
+    Unreadable,
+    check_whole,
+    file_id,
+    free_pages,
+    identify,
+    state_text,
+)
+from objstore.engines.lmdb.directory import LOCK, OURS, Directory, check_readable
 from objstore.engines.lmdb.errors import translate, translated, translated_os
 from objstore.engines.lmdb.forks import Inherited, allow_opening_again, keep_for_ever
 from objstore.engines.lmdb.grouping import Call, GroupCommit
@@ -24,6 +50,7 @@ from objstore.engines.lmdb.zerocopy import Guard, LmdbViewer, Views
 from objstore.errors import (
     ReadOnlyStore,
     StoreClosed,
+    StoreCorrupt,
     StoreError,
     StoreFull,
     StoreLocked,
@@ -40,6 +67,12 @@ R = TypeVar("R")
 _MOST_RESERVED = 1 << 40
 _LEAST_MAP = 1 << 24
 
+# Seconds that those who do not wait for the disk may write on after files were replaced, or a reader was killed.
+_LOOK_SECONDS = 0.5
+
+# Seconds in which transactions of this process must end, where something waits for them.
+_LONGEST_WAIT = 5.0
+
 
 class Options(NamedTuple):
     """How an environment is opened: the same for all handles of one process."""
@@ -55,8 +88,9 @@ class LmdbEngine(Engine):
     """One environment, shared by all handles of this process."""
 
     name = "lmdb"
-    capabilities = frozenset({"ordered", "batches", "transaction", "snapshot", "view"})
+    capabilities = frozenset({"ordered", "batches", "transaction", "snapshot", "view", "backup", "compact"})
     directory_id = (0, 0)
+    _id = b""
 
     def __init__(
         self,
@@ -80,26 +114,33 @@ class LmdbEngine(Engine):
         self._own: ref[LmdbWriter] | None = None  # the last transaction that a user began
         self._group: GroupCommit | None = None
         self._check = check
+        self._notes = activity.Notes(lambda: None if directory is None else directory.descriptor)
+        self._next_look = 0.0
         self._environment: Any  # an lmdb.Environment, or what stands in its place after a fork or a close
         self._open(durability, flag)
-        self.file = identify(os.fstat(self._views.file.fileno()))
 
     # Opening and closing
 
-    def _open(self, durability: str | None, flag: str) -> None:
-        """Open the environment as its recorded durability wants it, or change what is recorded."""
+    def _open(self, durability: str | None, flag: str, guess: str = "full") -> None:
+        """Open the environment as its recorded durability wants it, or change what is recorded.
+
+        It must be opened to be read, so the durability is guessed first, where none is wanted.
+        """
         self.read_only = self.options.immutable or not os.access(os.path.join(self.location, DATA), os.W_OK)
         self._check_suspect()
-        self._environment = self._open_environment(durability or "full")
+        self._environment = self._open_environment(durability or guess)
         try:
             found = self.get(DURABILITY_KEY)
             if found is None:
                 raise StoreNotFound(f"{self.location!r} is an LMDB environment, but no store; name another place")
-            self._check(self.get(IDENTITY_KEY), self.location)
+            self._check(identity := self.get(IDENTITY_KEY), self.location)
+            if self._id not in (b"", identity):
+                raise StoreReplaced(REPLACED.format(self.location))
+            self._id = identity or b""
             self.durability = found.decode()
             if durability not in (None, self.durability):
                 self._change_durability(durability, flag)
-            elif self.durability != (durability or "full"):
+            elif self.durability != (durability or guess):
                 self._abandon()
                 self._environment = self._open_environment(self.durability)
             # Where nobody waits for the disk, nothing would be shared.
@@ -119,7 +160,8 @@ class LmdbEngine(Engine):
         if self._directory is not None and self._directory.suspect:
             raise StoreSuspect(
                 f"the machine went down while the store at {self.location!r} had unsynced writes, so what is there may "
-                f"be a mixture; restore a backup, begin anew with flag 'n', or look with flag 'r' and immutable=True"
+                f"be a mixture of old and new; restore a backup, begin anew with flag 'n', or check it and accept what "
+                f"is there with objstore.check(location, accept=True)"
             )
 
     def _open_environment(self, durability: str) -> Any:
@@ -151,12 +193,13 @@ class LmdbEngine(Engine):
                 raise translate(exc, self.location) from exc
             else:
                 self._map_size = size
+                self._files = {name: file_id(self.location, name) for name in self._names()}
                 self._movable = size < _reserved(self.location)
                 self._readers: WeakSet[Any] = WeakSet()  # kept only where the map may have to move
                 # What shows the file of a map that may have to move by itself would stand in its way.
                 shows = not self._movable or self.options.map_size is not None
                 page_size = environment.stat()["psize"]
-                self._views = Views(self.location, page_size, shows, self.close_if_unused)
+                self._views = Views(self.location, page_size, shows, self.close_if_unused, self._notes.reads)
                 return environment
 
     def _change_durability(self, durability: str | None, flag: str) -> None:
@@ -253,6 +296,8 @@ class LmdbEngine(Engine):
         self._unready = True
         self._writing = Guard(self.location)
         self._process = os.getpid()
+        self._notes = activity.Notes(self._notes.descriptor)
+        self._next_look = 0.0
         self._group = None  # its lock may be held by a thread that the child does not have
         self._views.borrowed()
         if not isinstance(self._environment, Inherited):
@@ -264,14 +309,35 @@ class LmdbEngine(Engine):
             if isinstance(self._environment, Inherited):
                 if self._directory is not None:
                     self._directory.lock_shared()
-                self.check_not_replaced()
-                self._open(None, "w")
+                self._open(None, "w", guess=self.durability)
             return self._environment
 
+    # What others may have done to the files
+
+    def _names(self) -> tuple[str, ...]:
+        return (DATA,) if self._directory is None or self._directory.descriptor is None else (DATA, LOCK, OURS)
+
     def check_not_replaced(self) -> None:
-        """Raise StoreReplaced if the data file is not the one that was opened."""
-        if file_id(self.location) != self.file:
-            raise StoreReplaced(REPLACED.format(self.location))
+        """Raise StoreReplaced if one of the files is not the one that was opened."""
+        for name, opened in self._files.items():
+            if file_id(self.location, name) != opened:
+                raise StoreReplaced(REPLACED.format(self.location))
+
+    def _look_around(self) -> None:
+        """Before a write: refuse files that were replaced, and clear away readers that were killed.
+
+        Where a commit waits for the disk, the files are looked at each time; else now and then, because asking the
+        system takes a third of a put.
+        """
+        now = time.monotonic()
+        if now < self._next_look:
+            if self.durability != "process":
+                self.check_not_replaced()
+            return
+        self.check_not_replaced()
+        with translated(self.location):
+            self._environment.reader_check()
+        self._next_look = now + _LOOK_SECONDS
 
     # Reading
 
@@ -302,6 +368,19 @@ class LmdbEngine(Engine):
         reader.hold = self._views.hold(reader.txn)
         return reader
 
+    def inspection(self) -> Inspection:
+        reader, meta = self._known_state()
+        return Inspection(self.location, self._views.file.fileno(), state_text(meta), reader)
+
+    def _known_state(self) -> tuple[LmdbReader, Meta]:
+        """The last committed state, held, and where its trees begin: what its meta page says until the next but one."""
+        while True:
+            reader: Any = self.snapshot()
+            state = reader.txn.id()
+            for meta in DataFile(self._views.file.fileno()).metas():
+                if meta.transaction == state:
+                    return reader, meta
+
     def held(self) -> tuple[Held, ...]:
         self.tend()
         return self._views.held()
@@ -313,6 +392,7 @@ class LmdbEngine(Engine):
         """
         if self._views.holds:  # what was lent is among them
             self._views.end_leases()
+            self._views.tell_oldest()
             self._views.log_old()
 
     def _reader(self) -> LmdbReader:
@@ -346,13 +426,19 @@ class LmdbEngine(Engine):
 
     def write(self) -> LmdbWriter:
         self.tend()
-        writer = self._writer()
-        self._own = ref(writer)
+        token = self._writing.enter()
+        try:
+            writer = self._writer()
+            self._own = ref(writer)
+        finally:
+            del token
+        self._notes.writes(writer.txn.id())
         return writer
 
     def _writer(self) -> LmdbWriter:
         if self._unready:
             self._make_ready()
+        self._look_around()
         if self._movable:
             self._grow_early()
         try:
@@ -384,7 +470,14 @@ class LmdbEngine(Engine):
         return result
 
     def put_beside(self, key: bytes, record: Packed, beside: bytes, first: int) -> bool:
-        if self._unready or self._movable or self._group or self._views.holds or type(record) is not bytes:
+        if (
+            self._unready
+            or self._movable
+            or self._group
+            or self._views.holds
+            or type(record) is not bytes
+            or time.monotonic() >= self._next_look
+        ):
             return super().put_beside(key, record, beside, first)
         token = self._writing.enter()
         try:
@@ -492,17 +585,109 @@ class LmdbEngine(Engine):
                     f"its limit, or delete something"
                 ) from exc
 
-    def stats(self) -> Mapping[str, int]:
+    # Care
+
+    def backup(self, path: str, verify: Verify, progress: Progress | None) -> None:
+        private = self._directory is None or self._directory.private
+        with translated_os(path):
+            Directory.make_new(os.path.abspath(path), private, lambda making: self._copy(making, verify, progress))
+
+    def _copy(self, making: str, verify: Verify, progress: Progress | None) -> None:
+        token = self._views.guard.enter()  # the map stays where it is meanwhile
         try:
-            info, page_size = self._environment.info(), self._environment.stat()["psize"]
+            mode = 0o600 if self._directory is None else self._directory.file_mode
+            copy_into(making, self._environment, self.location, mode, verify, progress)
+        finally:
+            del token
+
+    def compact(self, verify: Verify, progress: Progress | None) -> None:
+        self._make_ready()
+        directory = self._directory
+        assert directory is not None, "what has no directory is read-only"
+        with self._opened_alone(), self._writing.shut(), translated_os(self.location):
+            own = None if self._own is None else self._own()
+            if own is not None and own.is_open():
+                raise TransactionError(OWN_TRANSACTION if own.is_open_here() else _COMPACTING.format(self.location))
+            try:
+                with self._reopening:
+                    directory.replace(lambda making: self._copy_to_replace(making, verify, progress))
+            finally:
+                directory.remove_making()
+                if self.durability == "process":
+                    directory.mark_dirty()  # the copy was synced, and what comes next is not
+                self._reopen()  # or wait for a reader that does
+
+    @contextmanager
+    def _opened_alone(self) -> Iterator[None]:
+        assert self._directory is not None
+        if not self._directory.try_exclusive():
+            raise StoreLocked(f"another process has the store at {self.location!r} open; close it there to compact it")
+        try:
+            yield
+        finally:
+            self._directory.lock_shared()
+
+    def _copy_to_replace(self, making: str, verify: Verify, progress: Progress | None) -> None:
+        """Make the copy; then nobody reads any more, and the environment is closed."""
+        self._copy(making, verify, progress)
+        environment = self._environment
+        self._environment = Inherited(self._reopen)  # those who read from now on wait there
+        if not _is_unread(environment):
+            self._environment = environment
+            raise StoreLocked(_COMPACTING.format(self.location))
+        environment.close()
+        self._views.file.close()
+
+    def stats(self) -> Mapping[str, int]:
+        reader, meta = self._known_state()
+        try:
+            info = self._environment.info()
             readers = self._environment.readers().count("\n") - 1  # a heading, then a line for each
+            free = sum(1 for _ in free_pages(DataFile(self._views.file.fileno(), meta.page_size), meta))
         except lmdb.Error as exc:
             raise translate(exc, self.location) from exc
+        except Unreadable as exc:
+            raise StoreCorrupt(f"the store at {self.location!r} is damaged: {exc}; check it") from exc
+        finally:
+            del reader
         return {
-            "file_bytes": (info["last_pgno"] + 1) * page_size,
+            "file_bytes": (meta.last_page + 1) * meta.page_size,
+            "free_bytes": free * meta.page_size,
             "map_bytes": info["map_size"],
             "readers": max(readers, 0),
         }
+
+    def reading(self) -> tuple[Activity, ...]:
+        with translated(self.location):
+            table, last = self._environment.readers(), self._environment.info()["last_txnid"]
+        return activity.readers(table, last, self._notes)
+
+    def writing(self) -> Activity | None:
+        if self.options.immutable:
+            return None
+        with translated(self.location):
+            last = self._environment.info()["last_txnid"]
+        return activity.writer(os.path.join(self.location, LOCK), last, self._notes)
+
+
+_COMPACTING = (
+    "this process has snapshots, iterations, arrays of snapshots or a transaction of the store at {!r} open, and it "
+    "cannot be compacted beside them; end them"
+)
+
+
+def _is_unread(environment: Any) -> bool:
+    """Whether nobody in this process reads any more; waits for those who are about to begin or to end."""
+    deadline = time.monotonic() + 1.0
+    since = time.monotonic()
+    while time.monotonic() < deadline:
+        lines = [line.split() for line in environment.readers().splitlines()[1:]]
+        if any(state != "-" for _process, _thread, state in lines):
+            since = time.monotonic()
+        elif time.monotonic() > since + 4 * sys.getswitchinterval():
+            return True
+        time.sleep(0.001)
+    return False
 
 
 class _Closed:
@@ -521,6 +706,7 @@ class _Closed:
 # The environments of this process, by the identity of their directory.
 _engines: dict[tuple[int, int], LmdbEngine] = {}
 _opening = threading.RLock()  # a store that is collected inside of it is closed inside of it
+_taken: set[tuple[int, int]] = set()  # directories of stores that are not open, and may not be for now
 
 
 def open_lmdb(
@@ -539,6 +725,8 @@ def open_lmdb(
     with _opening, translated_os(location):
         for each in list(_engines.values()):
             each.close_if_unused()  # what a collector or a child left behind
+        if _directory_id(location) in _taken:
+            raise StoreLocked(f"this process checks or salvages the store at {location!r}; open it when that is done")
         engine = _engines.get(_directory_id(location))
         if engine is None:
             engine = _open_first(location, flag, initial, durability, check, options)
@@ -555,6 +743,28 @@ def open_lmdb(
             engine.release()
             raise
         return engine
+
+
+@contextmanager
+def take(path: str) -> Iterator[Directory]:
+    """The directory of a store that nobody has open, while nobody can.
+
+    Raises StoreNotFound, StoreDenied, StoreLocked; ReadOnlyStore where this process cannot lock it.
+    """
+    location = os.path.abspath(path)
+    with _opening, translated_os(location):
+        for each in list(_engines.values()):
+            each.close_if_unused()
+        directory_id = _directory_id(location)
+        if directory_id in _engines or directory_id in _taken:
+            raise StoreLocked(f"the store at {location!r} is open in this process; close it first")
+        directory = Directory.take(location)
+        _taken.add(directory_id)
+    try:
+        yield directory
+    finally:
+        _taken.discard(directory_id)
+        directory.close()
 
 
 def _open_first(

@@ -164,9 +164,13 @@ class LmdbWriter(LmdbReader):
         super().__init__(environment, txn, location)
         self._thread = get_ident()
 
+    def is_open(self) -> bool:
+        """Whether it must still be ended."""
+        return self.txn is not _ENDED and self._born == process.generation
+
     def is_open_here(self) -> bool:
         """Whether this thread must still end it."""
-        return self.txn is not _ENDED and self._thread == get_ident() and self._born == process.generation
+        return self.is_open() and self._thread == get_ident()
 
     def _check(self) -> None:
         if self._born != process.generation:

@@ -143,10 +143,18 @@ class Views:
     """What is shown of one environment, and the states that are held for it.
 
     Where `shows` is false, nothing is shown: every record is copied.  `let_go` is called when a state is held no more,
-    maybe by the garbage collector, in the middle of anything.
+    maybe by the garbage collector, in the middle of anything.  `note(state, since)` tells other processes what is held
+    longest.
     """
 
-    def __init__(self, location: str, page_size: int, shows: bool, let_go: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        location: str,
+        page_size: int,
+        shows: bool,
+        let_go: Callable[[], None],
+        note: Callable[[int, float], None],
+    ) -> None:
         self.guard = Guard(location)
         self.holds: set[ref[Hold]] = set()
         self.file = FileIO(os.path.join(location, DATA))
@@ -154,6 +162,8 @@ class Views:
         self._page_size = page_size
         self._shows = shows
         self._let_go = let_go
+        self._note = note
+        self._noted: Callable[[], Hold | None] = lambda: None
         self._maps: WeakValueDictionary[int, FileMap] = WeakValueDictionary()  # by the number of the state
         self._leases: list[Lease] = []
 
@@ -161,7 +171,13 @@ class Views:
         """Hold the state of a read transaction, and tell of it."""
         hold = Hold(txn)
         self.holds.add(ref(hold, self._forget))
+        if self._noted() is None:
+            self._tell(hold)
         return hold
+
+    def _tell(self, hold: Hold) -> None:
+        self._noted = ref(hold)
+        self._note(hold.txn.id(), hold.since)
 
     def _forget(self, reference: ref[Hold]) -> None:
         self.holds.discard(reference)
@@ -214,6 +230,11 @@ class Views:
         """The states that are held, the oldest first."""
         now = time.monotonic()
         return tuple(sorted((Held(now - hold.since, sum(hold.shown.values())) for hold in self._alive()), reverse=True))
+
+    def tell_oldest(self) -> None:
+        """Tell other processes of the oldest state that is held, if they do not know."""
+        if self._noted() is None and (alive := self._alive()):
+            self._tell(min(alive, key=lambda hold: hold.since))
 
     def log_old(self) -> None:
         """Log, once for each, the states that are held for long.  Handlers are code of users: no lock may be held."""

@@ -1,0 +1,171 @@
+"""Whether what lies in a tree is what objstore stored: every record, and the books that are kept about them.
+
+It looks at records as they come, in the order of the tree, and decodes no value.  A record is right if it fits its
+digests, which cover its key.  The books are right if the counts say what is there, and if everything that expires or
+has tags can be found in their indexes.  More in an index than there should be is no error: what a damaged record
+had there stays until it is swept, and is compared before it is believed.
+
+Everything here knows bytes and spaces; where the records come from is the caller's.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+from objstore import identity, keys, record, space
+from objstore.engines.base import DURABILITY_KEY, IDENTITY_KEY, Stored
+from objstore.errors import StoreError
+from objstore.keys import LostKey
+from objstore.record import Damaged, Header
+
+
+class Damage(NamedTuple):
+    """A record that cannot be read any more."""
+
+    namespace: str
+    """The namespace of it; "" is the default one."""
+    key: Any
+    """Its key, or a LostKey where that is lost with it."""
+    reason: str
+
+
+class Audit:
+    """Takes the items of a tree, one by one and in order; then it knows what is wrong with them."""
+
+    def __init__(self, location: str) -> None:
+        self.damaged: list[Damage] = []
+        self.problems: list[str] = []
+        self._location = location
+        self._records = Counter[bytes]()  # by the prefix of the namespace
+        self._others = 0
+        self._state: tuple[int, int] | None = None
+        self._namespaces: dict[bytes, tuple[int, str]] = {}  # by the same prefix
+        self._index: set[bytes] = set()
+        self._missing = Counter[str]()
+
+    @property
+    def entries(self) -> int:
+        """Records of all namespaces, expired ones among them."""
+        return self._records.total()
+
+    def take(self, tree_key: bytes, stored: Stored | None) -> None:
+        """Look at an item; None stands for a record that could not be read."""
+        if tree_key >= space.USER:
+            self._look(b"", tree_key, stored)
+            return
+        self._others += 1
+        kind = tree_key[:1]
+        if kind == space.ITEMS:
+            self._look(tree_key[: space.PREFIX_BYTES], tree_key, stored)
+        elif kind in (space.EXPIRY, space.TAGS):
+            self._index.add(_short(tree_key))
+        elif stored is None:
+            self.problems.append(f"the record of the library's own key {tree_key!r} cannot be read")
+        elif kind == space.CATALOG:
+            self._take_namespace(tree_key, bytes(stored))
+        elif tree_key == IDENTITY_KEY:
+            self._take_identity(bytes(stored))
+        elif tree_key == space.STATE_KEY:
+            self._take_state(bytes(stored))
+        elif tree_key != DURABILITY_KEY:
+            self.problems.append(f"the library has no key {tree_key!r}")
+
+    def finish(self) -> None:
+        """Compare the counts, after the last item."""
+        for prefix, (count, name) in self._namespaces.items():
+            if self._records[prefix] != count:
+                self.problems.append(f"namespace {name!r} has {self._records[prefix]} records of {count}")
+        for prefix in self._records.keys() - self._namespaces.keys() - {b""}:
+            self.problems.append(f"{self._records[prefix]} records are in a namespace whose name is lost")
+        if self._state is None:
+            self.problems.append("the state of the store is missing or damaged")
+        elif self._state[1] != self._others:
+            self.problems.append(f"the count of records outside the default namespace is not {self._others}")
+        for index, missing in self._missing.items():
+            self.problems.append(f"{missing} records are missing in the index of {index}")
+
+    def _look(self, prefix: bytes, tree_key: bytes, stored: Stored | None) -> None:
+        self._records[prefix] += 1
+        if stored is None:
+            self._damage(prefix, tree_key, None, "its pages are lost")
+            return
+        try:
+            header = record.unpack(tree_key, stored)[0]
+        except Damaged as exc:
+            self._damage(prefix, tree_key, stored, str(exc))
+            return
+        if isinstance(_key(tree_key[len(prefix) :], header), LostKey):
+            self._damage(prefix, tree_key, stored, "its key makes no sense")
+        elif header is not record.PLAIN_HEADER:
+            self._look_up(tree_key, header)
+
+    def _look_up(self, tree_key: bytes, header: Header) -> None:
+        for entry in space.index_entries(tree_key, header.expires_at, header.tags):
+            if _short(entry) not in self._index:
+                self._missing["expiry" if entry[:1] == space.EXPIRY else "tags"] += 1
+
+    def _damage(self, prefix: bytes, tree_key: bytes, stored: Stored | None, reason: str) -> None:
+        name = self._namespaces[prefix][1] if prefix in self._namespaces else lost_name(prefix)
+        self.damaged.append(Damage(name, key_of(tree_key[len(prefix) :], stored), reason))
+
+    def _take_namespace(self, tree_key: bytes, stored: bytes) -> None:
+        try:
+            count, name = space.read_namespace(stored)
+        except (struct.error, UnicodeDecodeError):
+            name = ""
+        prefix = space.prefix_of(name)
+        if prefix[1:] == tree_key[1:]:
+            self._namespaces[prefix] = count, name
+        else:
+            self.problems.append("the name of a namespace is damaged")
+
+    def _take_state(self, stored: bytes) -> None:
+        with suppress(struct.error):
+            self._state = space.read_state(stored)
+
+    def _take_identity(self, stored: bytes) -> None:
+        try:
+            identity.unpack(stored, self._location)
+        except StoreError as exc:
+            self.problems.append(str(exc))
+
+
+def audit(location: str, items: Iterable[tuple[bytes, Stored | None]]) -> Audit:
+    """The audit of all these items."""
+    found = Audit(location)
+    for tree_key, stored in items:
+        found.take(tree_key, stored)
+    found.finish()
+    return found
+
+
+def lost_name(prefix: bytes) -> str:
+    """What stands for the name of a namespace that is lost."""
+    return f"lost-{prefix[1:].hex()}" if prefix else ""
+
+
+def key_of(place: bytes, stored: Stored | None) -> Any:
+    """The key of a damaged record, by what stands in the tree and is left of the record."""
+    try:
+        header = record.read_header(stored or b"", len(stored or b""))
+    except (Damaged, IndexError):
+        header = record.DAMAGED_HEADER
+    return _key(place, header)
+
+
+def _key(place: bytes, header: Header) -> Any:
+    if len(place) <= keys.ORDERED_BYTES:
+        return keys.decode(place)
+    if header.long_key is None or keys.shorten(header.long_key) != place:
+        return LostKey(place)
+    return keys.decode(header.long_key)
+
+
+def _short(index_key: bytes) -> bytes:
+    """What stands for a key of an index, so that many take little memory."""
+    return blake2b(index_key, digest_size=8).digest()

@@ -1,0 +1,161 @@
+"""Checking a store: its structure, every record, and the books.
+
+An embedded store is checked in a process of its own, which reads the data file without LMDB.  So neither a damaged
+file nor a disk that fails can harm the process that asks.  The two talk through a pipe, a line of JSON at a time: what
+was found, and how far it is.
+
+This room is both ends of that pipe.  What is looked at is said in `audit` (records and books) and in the engine
+(structure).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from typing import Any, NamedTuple
+
+from objstore import keys
+from objstore.audit import Audit, Damage, audit
+from objstore.engines import path_of
+from objstore.engines.base import Engine, Inspection, Progress
+from objstore.errors import StoreCorrupt
+from objstore.keys import LostKey
+
+
+class CheckReport(NamedTuple):
+    """What a check has found."""
+
+    entries: int
+    """Records, in all namespaces; what is expired and not yet swept is among them."""
+    damaged: tuple[Damage, ...]
+    """The records that cannot be read any more, in the order of their keys."""
+    problems: tuple[str, ...]
+    """What else is wrong: with the structure of the file, or with the counts and indexes."""
+    suspect: bool = False
+    """Whether the machine went down with unsynced writes, and nobody has accepted the store since."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong with the store, and nothing suspect."""
+        return not (self.damaged or self.problems or self.suspect)
+
+
+def check(location: str | os.PathLike[str], *, accept: bool = False, progress: Progress | None = None) -> CheckReport:
+    """Check the store at a path, open or not, and whether it can be opened or not.
+
+    With `accept`, a store that is refused with StoreSuspect can be opened again afterwards, if nothing else is wrong
+    with it.  No check can tell a record from an older one under the same key, so what was written last before the
+    machine went down may be missing in it.
+
+    `progress(done, total)` is called now and then, with pages.  Raises StoreNotFound, StoreDenied, StoreLocked;
+    ValueError for a location that is no path.
+    """
+    from objstore.engines.lmdb import inspecting
+
+    with inspecting(path_of(location)) as (inspection, directory):
+        report = run(inspection, progress)
+        if directory is None or not directory.suspect:
+            return report
+        if not (accept and report.ok):
+            return report._replace(suspect=True)
+        directory.accept()
+        return report
+
+
+def check_engine(engine: Engine, progress: Progress | None) -> CheckReport:
+    """Check the last committed state of an open engine."""
+    inspection = engine.inspection()
+    if inspection is None:
+        return _report(audit(engine.location, engine.read().scan(b"")))
+    return run(inspection, progress)
+
+
+def require_whole(inspection: Inspection, progress: Progress | None) -> None:
+    """Raise StoreCorrupt unless a check finds nothing."""
+    report = run(inspection, progress)
+    if report.ok:
+        return
+    what = [*report.problems, *(f"the record of {damage.key!r}: {damage.reason}" for damage in report.damaged)]
+    raise StoreCorrupt(
+        f"the copy of {inspection.location!r} is not whole ({what[0]}; {len(what)} in all), and was thrown away; "
+        f"check that store, and restore a backup of it or salvage what is left"
+    )
+
+
+def _report(found: Audit) -> CheckReport:
+    return CheckReport(found.entries, tuple(found.damaged), tuple(found.problems))
+
+
+# The two ends of the pipe
+
+_PROGRAM = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from objstore.checking import main; main()"
+
+
+def run(inspection: Inspection, progress: Progress | None) -> CheckReport:
+    """Check a state in a process of its own."""
+    # Not cheap to load, and seldom needed.  What is executed can be set by those who embed Python.
+    import subprocess
+    from multiprocessing.spawn import get_executable
+
+    descriptor = inspection.descriptor
+    arguments = [json.dumps(sys.path), str(descriptor), inspection.state, inspection.location]
+    program = subprocess.Popen(  # noqa: S603  (ourselves)
+        [os.fsdecode(get_executable()), "-c", _PROGRAM, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        pass_fds=(descriptor,),
+        text=True,
+    )
+    found: dict[str, Any] = {}
+    try:
+        assert program.stdout is not None
+        for line in program.stdout:
+            found = json.loads(line)
+            if progress and "done" in found:
+                progress(found["done"], found["total"])
+        _, complaint = program.communicate()
+    finally:
+        program.kill()  # which does nothing where it has ended
+        program.communicate()
+    if "entries" not in found:
+        return CheckReport(
+            0, (), (f"the process that checked it ended early: {_ending(program.returncode, complaint)}",)
+        )
+    damaged = (_damage(*each) for each in found["damaged"])
+    return CheckReport(found["entries"], tuple(damaged), tuple(found["problems"]))
+
+
+def main() -> None:
+    """The process that checks: what it is given stands in its arguments, and what it finds goes to standard output."""
+    from objstore.engines.lmdb import inspect
+
+    descriptor, state, location = sys.argv[2:]
+    problems: list[str] = []
+
+    def tell_progress(done: int, total: int) -> None:
+        _tell(done=done, total=total)
+
+    found = audit(location, inspect(int(descriptor), state, problems.append, tell_progress))
+    damaged = [(damage.namespace, *_encoded(damage.key), damage.reason) for damage in found.damaged]
+    _tell(entries=found.entries, damaged=damaged, problems=problems + found.problems)
+
+
+def _tell(**found: Any) -> None:
+    print(json.dumps(found), flush=True)
+
+
+def _encoded(key: Any) -> tuple[str, bool]:
+    return (key.place.hex(), True) if isinstance(key, LostKey) else (keys.encode(key).hex(), False)
+
+
+def _damage(namespace: str, key: str, is_lost: bool, reason: str) -> Damage:
+    encoded = bytes.fromhex(key)
+    return Damage(namespace, LostKey(encoded) if is_lost else keys.decode(encoded), reason)
+
+
+def _ending(status: int, complaint: str) -> str:
+    what = f"status {status}" if status >= 0 else signal.Signals(-status).name
+    return " ".join((what, *complaint.strip().splitlines()[-1:]))

@@ -1,0 +1,108 @@
+"""The commands that look after a store: check, backup, compact, salvage.
+
+Exit codes: 0 all is well, 1 something is not, 2 the command line made no sense.  How far they are is drawn on standard
+error where that is a terminal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import Progress
+
+import objstore
+from objstore import Damage, Store, StoreError
+
+# So many of each kind are printed; a program gets all of them (`objstore.check`).
+_MOST_PRINTED = 100
+
+
+@click.command()
+@click.argument("store", metavar="STORE")
+@click.option("--accept", is_flag=True, help="Let a suspect store be opened again, if nothing else is wrong with it.")
+def check(store: str, accept: bool) -> None:
+    """Look at every page and every record.  Also for a store that no longer opens.
+
+    A store is suspect when the machine went down while it had unsynced writes.  No check can see that a record
+    is older than what was written last; to accept it is your decision.
+    """
+    with _refusals(), _progress("checking") as progress:
+        report = objstore.check(store, accept=accept, progress=progress)
+    _print(report.problems)
+    _print(map(_damaged, report.damaged))
+    if report.suspect:
+        click.echo("suspect: the machine went down while it had unsynced writes; --accept takes it as it is")
+    click.echo(f"{report.entries:,} records, {'all is well' if report.ok else 'something is wrong'}")
+    raise SystemExit(not report.ok)
+
+
+@click.command()
+@click.argument("store", metavar="STORE")
+@click.argument("target", metavar="TARGET")
+def backup(store: str, target: str) -> None:
+    """Copy STORE to TARGET, a new directory, while others use it.  The copy is compact and checked."""
+    with _refusals(), _progress("copying") as progress, Store[Any, Any](store, "r") as opened:
+        opened.backup(target, progress=progress)
+
+
+@click.command()
+@click.argument("store", metavar="STORE")
+def compact(store: str) -> None:
+    """Give free pages back to the disk.  Nobody else may have the store open."""
+    with _refusals(), _progress("compacting") as progress, Store[Any, Any](store, "w") as opened:
+        before = opened.stats().file_bytes
+        opened.compact(progress=progress)
+        after = opened.stats().file_bytes
+    click.echo(f"{before:,} bytes before, {after:,} after")
+
+
+@click.command()
+@click.argument("source", metavar="STORE")
+@click.argument("target", metavar="TARGET")
+def salvage(source: str, target: str) -> None:
+    """Take everything that can still be read out of a damaged STORE into TARGET, a new one."""
+    with _refusals(), _progress("salvaging") as progress:
+        report = objstore.salvage(source, target, progress=progress)
+    _print(report.problems)
+    _print(map(_damaged, report.lost))
+    strays = f", {report.strays:,} of them from outside the damaged tree, maybe old" if report.strays else ""
+    click.echo(f"{report.entries:,} records salvaged{strays}; {len(report.lost):,} lost")
+    raise SystemExit(bool(report.lost or report.problems))
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """What the store refuses is a line for the user, not a traceback."""
+    try:
+        yield
+    except (StoreError, ValueError) as exc:
+        raise click.ClickException(str(exc).replace("; flag 'c' makes one", "")) from exc
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as drawn:
+        task = drawn.add_task(what)
+
+        def advance(done: int, total: int) -> None:
+            drawn.update(task, completed=done, total=total)
+
+        yield advance
+
+
+def _print(lines: Iterable[str]) -> None:
+    every = list(lines)
+    for line in every[:_MOST_PRINTED]:
+        click.echo(line)
+    if len(every) > _MOST_PRINTED:
+        click.echo(f"... and {len(every) - _MOST_PRINTED:,} more like these")
+
+
+def _damaged(damage: Damage) -> str:
+    where = f" in namespace {damage.namespace!r}" if damage.namespace else ""
+    return f"damaged: {damage.key!r}{where}: {damage.reason}"

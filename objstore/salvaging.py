@@ -1,0 +1,183 @@
+"""Salvage: what can still be read of a damaged store, in a new one.
+
+The damaged one is only read.  What its tree still leads to is taken first, then what lies in pages that the tree has
+lost.  Every record is believed by its digest, which covers its key, and by nothing else; its bytes are taken as they
+are.  The counts and indexes of the new store are made anew.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from contextlib import suppress
+from itertools import takewhile
+from typing import NamedTuple
+
+from objstore import identity, record, space
+from objstore.audit import Damage, key_of, lost_name
+from objstore.codecs.pickling import Pickle
+from objstore.engines import DURABILITIES, path_of
+from objstore.engines.base import DURABILITY_KEY, IDENTITY_KEY, Engine, Progress, Writer
+from objstore.errors import StoreCorrupt
+from objstore.record import Damaged, Header
+from objstore.space import INITIAL_STATE, Space
+
+_BATCH_BYTES = 64 << 20
+
+
+class SalvageReport(NamedTuple):
+    """What was salvaged, and what was lost."""
+
+    entries: int
+    """Records in the new store."""
+    strays: int
+    """Those of them that were found outside the damaged tree: they may be older than what was lost, or deleted."""
+    lost: tuple[Damage, ...]
+    """The records that are there and cannot be read."""
+    problems: tuple[str, ...]
+    """What else is wrong with the damaged store; where its tree has lost pages, nobody knows their keys."""
+
+
+def salvage(
+    source: str | os.PathLike[str], target: str | os.PathLike[str], *, progress: Progress | None = None
+) -> SalvageReport:
+    """Take every record that can still be read out of the store at `source` into a new one at `target`.
+
+    The new one is the same store (its `id`, kind and durability), if that can still be read.  `progress(done, total)`
+    is called with pages of the damaged one.
+
+    Raises StoreNotFound, StoreLocked where somebody has the damaged store open, StoreExists where there is something
+    at `target`, StoreCorrupt where nothing can be read.
+    """
+    from objstore.engines.lmdb import make_store, remaining
+
+    problems: list[str] = []
+    with remaining(path_of(source)) as remains:
+        before_items = takewhile(lambda item: item[0] < space.EXPIRY, remains.items(_tell_nobody, _tell_nobody))
+        library = {tree_key: stored for tree_key, stored in before_items if stored is not None}
+        work = _Salvage(_names(library))
+
+        def fill(engine: Engine) -> None:
+            for tree_key, stored in remains.items(problems.append, progress or _tell_nobody):
+                work.take(engine, tree_key, stored)
+            for tree_key, stored in remains.strays():
+                work.take_stray(engine, tree_key, stored)
+            work.store_batch(engine)
+
+        initial = {IDENTITY_KEY: _identity(library, os.fspath(source)), **INITIAL_STATE}
+        make_store(path_of(target), initial, _durability(library), fill)
+    return SalvageReport(work.entries, work.strays, tuple(work.lost.values()), tuple(problems))
+
+
+class _Item(NamedTuple):
+    """A record to be stored."""
+
+    space: Space
+    tree_key: bytes
+    stored: bytes
+    header: Header
+    is_stray: bool
+
+
+class _Salvage:
+    """Takes items, and stores those whose digests fit, many at a time."""
+
+    def __init__(self, names: dict[bytes, str]) -> None:
+        self.entries = 0
+        self.strays = 0
+        self.lost: dict[bytes, Damage] = {}
+        self._names = names
+        self._spaces: dict[bytes, Space] = {}
+        self._batch: list[_Item] = []
+        self._bytes = 0
+
+    def take(self, engine: Engine, tree_key: bytes, stored: bytes | None) -> None:
+        """An item of the tree, whose record may be damaged (None: it cannot be read)."""
+        prefix = _prefix(tree_key)
+        if prefix is None:
+            return
+        try:
+            if stored is None:
+                raise Damaged("its pages are lost")
+            self._add(engine, prefix, tree_key, stored, is_stray=False)
+        except Damaged as exc:
+            key = key_of(tree_key[len(prefix) :], stored)
+            self.lost[tree_key] = Damage(self._name(prefix), key, str(exc))
+
+    def take_stray(self, engine: Engine, tree_key: bytes, stored: bytes) -> None:
+        """What may be an item.  One that is known to be lost was newer than what is found of it elsewhere."""
+        prefix = _prefix(tree_key)
+        if prefix is not None and tree_key not in self.lost:
+            with suppress(Damaged):
+                self._add(engine, prefix, tree_key, stored, is_stray=True)
+
+    def _add(self, engine: Engine, prefix: bytes, tree_key: bytes, stored: bytes, is_stray: bool) -> None:
+        header, payload, frames = record.unpack(tree_key, stored)
+        into = self._spaces.setdefault(prefix, Space(self._name(prefix), Pickle()))
+        if into.prefix != prefix:  # its name is lost, and the digest covers the prefix
+            tree_key = into.prefix + tree_key[len(prefix) :]
+            stored = bytes(record.repack(tree_key, header, payload, frames, header.expires_at))
+        self._batch.append(_Item(into, tree_key, stored, header, is_stray))
+        self._bytes += len(stored)
+        if self._bytes >= _BATCH_BYTES:
+            self.store_batch(engine)
+
+    def store_batch(self, engine: Engine) -> None:
+        """Store what was taken so far."""
+        batch, self._batch, self._bytes = self._batch, [], 0
+        entries, strays = engine.transact(_store, batch)
+        self.entries += entries
+        self.strays += strays
+
+    def _name(self, prefix: bytes) -> str:
+        return self._names.get(prefix, lost_name(prefix))
+
+
+def _store(txn: Writer, batch: list[_Item]) -> tuple[int, int]:
+    """Store these; how many, and how many strays of them.  A stray never takes the place of anything."""
+    entries = strays = 0
+    for item in batch:
+        if item.is_stray and txn.contains(item.tree_key):
+            continue
+        item.space.put(txn, item.tree_key, item.stored, item.header.expires_at, item.header.tags)
+        entries += 1
+        strays += item.is_stray
+    return entries, strays
+
+
+def _prefix(tree_key: bytes) -> bytes | None:
+    """The prefix of the namespace of an item of users, or None for what is none."""
+    if tree_key >= space.USER:
+        return b""
+    is_item = tree_key[:1] == space.ITEMS and len(tree_key) > space.PREFIX_BYTES
+    return tree_key[: space.PREFIX_BYTES] if is_item else None
+
+
+def _names(library: dict[bytes, bytes]) -> dict[bytes, str]:
+    """The names of namespaces by their prefixes, as far as they are right."""
+    names = {b"": ""}
+    for stored in (stored for tree_key, stored in library.items() if tree_key[:1] == space.CATALOG):
+        with suppress(struct.error, UnicodeDecodeError):
+            _, name = space.read_namespace(stored)
+            names[space.prefix_of(name)] = name
+    return names
+
+
+def _identity(library: dict[bytes, bytes], location: str) -> bytes:
+    """The identity of the damaged store, or a new one."""
+    stored = library.get(IDENTITY_KEY)
+    try:
+        identity.unpack(stored, location)
+    except StoreCorrupt:
+        return identity.pack(identity.new("Store", Pickle.name))
+    assert stored is not None
+    return stored
+
+
+def _durability(library: dict[bytes, bytes]) -> str:
+    found = library.get(DURABILITY_KEY, b"").decode(errors="replace")
+    return found if found in DURABILITIES else DURABILITIES[0]
+
+
+def _tell_nobody(*_arguments: object) -> None:
+    """Where nobody wants to know."""

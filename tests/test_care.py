@@ -1,0 +1,746 @@
+"""Looking after a store: check, accept, backup, compact, and what stats tell of those who read and write."""
+
+from __future__ import annotations
+
+import multiprocessing.spawn
+import os
+import signal
+import stat
+import threading
+import time
+
+import numpy as np
+import pytest
+from programs import run
+
+import objstore
+from objstore import (
+    Damage,
+    Store,
+    StoreCorrupt,
+    StoreError,
+    StoreExists,
+    StoreLocked,
+    StoreReplaced,
+    StoreSuspect,
+    TransactionError,
+    UnsupportedOperation,
+)
+from objstore.engines.base import IDENTITY_KEY
+from objstore.engines.lmdb import directory
+from objstore.space import CATALOG, EXPIRY, STATE_KEY, USER
+
+FILES = {"data.mdb", "lock.mdb", "objstore.lock"}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "a.store"
+
+
+def fill(store):
+    """Something of everything."""
+    store.update({number: "x" * number for number in range(500)})
+    store["array"] = np.arange(20_000)
+    store["k" * 1000] = "under a long key"
+    users = store.namespace("users")
+    users.update({("user", number): number for number in range(100)}, ttl=1e6, tags=("a", "b"))
+    for number in range(0, 500, 2):
+        del store[number]
+
+
+def spoil(store, tree_key, change):
+    """Change a record behind the back of the store."""
+    stored = store._engine.get(tree_key)
+    store._engine.transact(lambda writer: writer.put(tree_key, change(stored)))
+
+
+def last_byte(stored):
+    return stored[:-1] + bytes([stored[-1] ^ 1])
+
+
+def tree_keys(store, start, stop):
+    return list(store._engine.read().scan_keys(start, stop))
+
+
+class TestCheck:
+    def test_a_store_without_damage(self, store):
+        fill(store)
+        report = store.check()
+        assert report.ok
+        assert report == (352, (), (), False)
+
+    def test_an_empty_store(self, store):
+        assert store.check() == (0, (), (), False)
+
+    def test_a_damaged_record_is_named_by_its_key(self, store):
+        fill(store)
+        users = store.namespace("users")
+        spoil(store, store._space.tree_key(3), last_byte)
+        spoil(store, users._space.tree_key(("user", 4)), last_byte)
+        report = store.check()
+        assert not report.ok
+        assert {(damage.namespace, damage.key) for damage in report.damaged} == {("", 3), ("users", ("user", 4))}
+        assert report.entries == 352
+        assert report.problems == ()
+
+    def test_a_long_key_is_named_too_as_long_as_the_record_still_says_it(self, store):
+        store["k" * 1000] = "value"
+        spoil(store, store._space.tree_key("k" * 1000), last_byte)
+        assert [damage.key for damage in store.check().damaged] == ["k" * 1000]
+        spoil(store, store._space.tree_key("k" * 1000), lambda _stored: b"nonsense")
+        assert [type(damage.key) for damage in store.check().damaged] == [objstore.LostKey]
+
+    @pytest.mark.parametrize("large", [False, True])
+    def test_a_damaged_buffer_is_found(self, store, large):
+        store["array"] = np.arange(100_000 if large else 1000)
+        spoil(store, store._space.tree_key("array"), last_byte)
+        assert [damage.key for damage in store.check().damaged] == ["array"]
+
+    @pytest.mark.parametrize(
+        ("what", "problem"),
+        [
+            ("count", "has 100 records of 101"),
+            ("name", "whose name is lost"),
+            ("state", "the state of the store"),
+            ("others", "outside the default namespace"),
+            ("expiry", "missing in the index of expiry"),
+            ("tags", "missing in the index of tags"),
+            ("identity", "the identity of the store"),
+            ("unknown", "the library has no key"),
+        ],
+    )
+    def test_books_that_do_not_agree_are_found(self, store, what, problem):
+        fill(store)
+        apply = store._engine.transact
+        if what == "count":
+            (catalog,) = tree_keys(store, CATALOG, EXPIRY)
+            spoil(store, catalog, lambda stored: bytes([stored[0] + 1]) + stored[1:])
+        elif what == "name":
+            (catalog,) = tree_keys(store, CATALOG, EXPIRY)
+            spoil(store, catalog, last_byte)
+        elif what == "state":
+            spoil(store, STATE_KEY, lambda stored: stored[:-1])
+        elif what == "others":
+            spoil(store, STATE_KEY, lambda stored: stored[:1] + bytes([stored[1] + 1]) + stored[2:])
+        elif what in ("expiry", "tags"):
+            index = tree_keys(store, EXPIRY if what == "expiry" else b"\x03", b"\x04")[0]
+            apply(lambda writer: writer.delete(index))
+        elif what == "identity":
+            spoil(store, IDENTITY_KEY, last_byte)
+        else:
+            apply(lambda writer: writer.put(b"\x00z", b"?"))
+        report = store.check()
+        assert any(problem in each for each in report.problems), report
+        assert report.damaged == ()
+
+    def test_more_in_an_index_than_there_should_be_is_no_error(self, store, clock):
+        store.set("a", 1, ttl=10, tags=("t",))
+        spoil(store, store._space.tree_key("a"), lambda _stored: b"nonsense")
+        store["a"] = 2  # the damaged record could not say what it had in the indexes
+        assert store.check().ok
+
+    def test_it_sees_one_state_while_others_write(self, path):
+        with Store(path, durability="process") as store:
+            store.update(dict.fromkeys(range(2000), 0))
+            seen = []
+
+            def write_on(done, total):
+                seen.append((done, total))
+                with store.transaction() as txn:
+                    for number in range(2000):
+                        txn[number] = "x" * 100
+
+            with_large = {f"large {number}": b"x" * 100_000 for number in range(60)}
+            store.update(with_large)
+            assert store.check(progress=write_on) == (2060, (), (), False)
+            assert seen
+            assert seen == sorted(seen)
+            assert all(done <= total for done, total in seen)
+            assert store.check().ok
+            assert store.stats().reading == ()
+
+    def test_what_progress_raises_ends_it(self, path):
+        with Store(path) as store:
+            store["large"] = b"x" * 5_000_000
+            with pytest.raises(ZeroDivisionError):
+                store.check(progress=lambda _done, _total: 1 / 0)
+            assert store.check().ok
+
+    def test_a_process_that_ends_early_is_a_problem_not_a_success(self, path, monkeypatch):
+        with Store(path) as store:
+            monkeypatch.setattr(multiprocessing.spawn, "_python_exe", "/bin/false")
+            report = store.check()
+            assert not report.ok
+            assert "ended early: status 1" in report.problems[0]
+
+    def test_a_reader_may_check(self, path):
+        with Store(path) as store:
+            fill(store)
+        with Store(path, "r") as store:
+            assert store.check().ok
+        with Store(path, "r", immutable=True) as store:
+            assert store.check().ok
+
+
+class TestCheckOfALocation:
+    def test_it_is_not_open(self, path):
+        with Store(path) as store:
+            fill(store)
+        assert objstore.check(path) == (352, (), (), False)
+        assert objstore.check(str(path)).ok
+        assert objstore.check(f"lmdb://{path}").ok
+        assert set(os.listdir(path)) == FILES
+
+    def test_it_is_open_here(self, path):
+        with Store(path) as store:
+            fill(store)
+            assert objstore.check(path).ok
+            with store.transaction():
+                assert objstore.check(path).ok
+            store["a"] = 1
+
+    def test_it_is_open_elsewhere(self, path):
+        with Store(path) as store:
+            fill(store)
+            run("import objstore, sys; assert objstore.check(sys.argv[1]).ok", path)
+            store["a"] = 1
+
+    def test_nobody_opens_it_meanwhile(self, path):
+        with Store(path) as store:
+            store["large"] = b"x" * 5_000_000
+        refused = []
+
+        def try_to_open(_done, _total):
+            with pytest.raises(StoreLocked):
+                Store(path)
+            with pytest.raises(StoreLocked):
+                objstore.check(path)
+            refused.append(True)
+
+        assert objstore.check(path, progress=try_to_open).ok
+        assert refused
+        with Store(path) as store:
+            assert len(store) == 1
+
+    def test_what_is_none(self, path, tmp_path):
+        with pytest.raises(objstore.StoreNotFound):
+            objstore.check(path)
+        with pytest.raises(objstore.StoreNotFound):
+            objstore.check(tmp_path)
+        with pytest.raises(ValueError, match="no files"):
+            objstore.check("memory://a")
+        with pytest.raises(TypeError):
+            objstore.check(3)
+
+    @pytest.mark.parametrize("left", [b"", b"no LMDB file at all" * 1000])
+    def test_nothing_is_left(self, path, left):
+        with Store(path):
+            pass
+        (path / "data.mdb").write_bytes(left)
+        with pytest.raises(StoreCorrupt):
+            objstore.check(path)
+        (path / "data.mdb").unlink()
+        with pytest.raises(StoreCorrupt):
+            objstore.check(path)
+        assert not (path / "data.mdb").exists()
+
+
+@pytest.fixture
+def suspect(path, monkeypatch):
+    """A store whose machine went down in the middle."""
+    process = os.fork()
+    if process == 0:
+        store = Store(path, durability="process")
+        fill(store)
+        os._exit(0)
+    os.waitpid(process, 0)
+    monkeypatch.setattr(directory, "boot_id", lambda: "another")
+    return path
+
+
+class TestASuspectStore:
+    def test_it_is_refused_until_it_is_accepted(self, suspect):
+        for flag in "rwc":
+            with pytest.raises(StoreSuspect, match="accept"):
+                Store(suspect, flag)
+        report = objstore.check(suspect)
+        assert report == (352, (), (), True)
+        assert not report.ok
+        with pytest.raises(StoreSuspect):
+            Store(suspect)
+        assert objstore.check(suspect, accept=True).ok
+        with Store(suspect) as store:
+            assert store[3] == "xxx"
+            store["a"] = 1
+        assert objstore.check(suspect).ok
+
+    def test_it_is_not_accepted_while_anything_is_wrong_with_it(self, suspect):
+        data = (suspect / "data.mdb").read_bytes()
+        (suspect / "data.mdb").write_bytes(data.replace(b"x" * 400, b"y" + b"x" * 399))
+        report = objstore.check(suspect, accept=True)
+        assert report.damaged
+        assert report.suspect
+        with pytest.raises(StoreSuspect):
+            Store(suspect)
+        salvaged = objstore.salvage(suspect, suspect.with_name("b.store"))
+        assert salvaged.entries + len(salvaged.lost) == 352
+        assert salvaged.lost == report.damaged
+        with Store(suspect.with_name("b.store")) as store:
+            assert store.stats().durability == "process"
+            assert len(store.namespace("users")) == 100
+
+    def test_flag_n_begins_anew(self, suspect):
+        with Store(suspect, "n") as store:
+            assert len(store) == 0
+        assert objstore.check(suspect).ok
+
+    def test_an_immutable_reader_may_look_at_it(self, suspect):
+        with Store(suspect, "r", immutable=True) as store:
+            assert store[3] == "xxx"
+
+
+class TestBackup:
+    def test_it_is_a_store_with_the_same_in_it(self, path, tmp_path):
+        with Store(path) as store:
+            fill(store)
+            store.backup(tmp_path / "b.store")
+            with Store(tmp_path / "b.store") as backup:
+                assert list(backup) == list(store)
+                assert backup[499] == store[499]
+                assert np.array_equal(backup["array"], store["array"])
+                assert backup.namespace("users") == store.namespace("users")
+                assert backup.stats().id == store.stats().id
+                assert backup.stats().free_bytes == 0 < store.stats().free_bytes
+                backup["new"] = 1
+                assert backup.check().ok
+            assert "new" not in store
+        assert set(os.listdir(tmp_path / "b.store")) == FILES
+
+    @pytest.mark.parametrize("permissions", ["private", "umask"])
+    def test_its_files_have_the_permissions_of_the_store(self, path, tmp_path, permissions):
+        old = os.umask(0o022)
+        try:
+            with Store(path, permissions=permissions) as store:
+                store.backup(tmp_path / "b.store")
+        finally:
+            os.umask(old)
+        for name in ("", "data.mdb", "objstore.lock"):
+            modes = [stat.S_IMODE(os.stat(place / name).st_mode) for place in (path, tmp_path / "b.store")]
+            assert modes[0] == modes[1]
+
+    def test_it_is_one_state_while_others_write(self, path, tmp_path):
+        with Store(path, durability="process") as store:
+            store.update(dict.fromkeys(range(300), 0))
+            done = threading.Event()
+
+            def write():
+                count = 0
+                while not done.is_set():
+                    count += 1
+                    store.update(dict.fromkeys(range(300), count))
+
+            writer = threading.Thread(target=write)
+            writer.start()
+            try:
+                for number in range(5):
+                    store.backup(tmp_path / str(number))
+            finally:
+                done.set()
+                writer.join()
+        for number in range(5):
+            with Store(tmp_path / str(number)) as backup:
+                assert len(set(backup.values())) == 1
+
+    def test_it_can_be_taken_in_a_transaction_and_by_a_reader(self, path, tmp_path):
+        with Store(path) as store, store.transaction() as txn:
+            txn["a"] = 1
+            store.backup(tmp_path / "1")
+        for options in {}, {"immutable": True}:
+            with Store(path, "r", **options) as store:
+                store.backup(tmp_path / f"2{len(options)}")
+        with Store(tmp_path / "1") as first, Store(tmp_path / "20") as second, Store(tmp_path / "21") as third:
+            assert (dict(first), dict(second), dict(third)) == ({}, {"a": 1}, {"a": 1})
+
+    def test_it_takes_the_place_of_nothing(self, path, tmp_path):
+        with Store(path) as store:
+            store["a"] = 1
+            (tmp_path / "file").write_text("")
+            (tmp_path / "other").mkdir()
+            (tmp_path / "other" / "file").write_text("")
+            (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+            for name in ("file", "other", "dangling", "a.store"):
+                with pytest.raises(StoreExists) as error:
+                    store.backup(tmp_path / name)
+                assert isinstance(error.value, FileExistsError)
+            (tmp_path / "empty").mkdir()
+            store.backup(tmp_path / "empty")
+            store.backup(tmp_path / "deep" / "down")
+            with Store(tmp_path / "deep" / "down", "r") as backup:
+                assert backup == {"a": 1}
+
+    def test_a_damaged_store_is_not_backed_up(self, path, tmp_path):
+        with Store(path) as store:
+            fill(store)
+            spoil(store, store._space.tree_key(3), last_byte)
+            with pytest.raises(StoreCorrupt, match="record of 3"):
+                store.backup(tmp_path / "b.store")
+        assert not (tmp_path / "b.store").exists()
+
+    def test_it_leaves_nothing_where_it_fails(self, path, tmp_path):
+        with Store(path) as store:
+            fill(store)
+            (tmp_path / "empty").mkdir()
+            for name in ("empty", "new"):
+                with pytest.raises(ZeroDivisionError):
+                    store.backup(tmp_path / name, progress=lambda _done, _total: 1 / 0)
+            assert os.listdir(tmp_path / "empty") == []
+            assert not (tmp_path / "new").exists()
+            store.backup(tmp_path / "new")
+
+    def test_progress(self, path, tmp_path):
+        seen = []
+        with Store(path) as store:
+            store.update(dict.fromkeys(range(50), b"x" * 100000))
+            store.backup(tmp_path / "b.store", progress=lambda done, total: seen.append((done, total)))
+            assert seen == sorted(seen)
+            assert seen[-1][0] == seen[-1][1]
+            del seen[:]
+            store.compact(progress=lambda done, total: seen.append((done, total)))
+            assert seen[-1][0] == seen[-1][1]
+
+    def test_memory_has_no_files(self):
+        with Store("memory://") as store:
+            for refused in (lambda: store.backup("a"), store.compact):
+                with pytest.raises(UnsupportedOperation):
+                    refused()
+
+
+class TestCompact:
+    @pytest.mark.parametrize("durability", ["full", "relaxed", "process"])
+    def test_it_gives_free_pages_back(self, path, durability):
+        with Store(path, durability=durability) as store:
+            fill(store)
+            store["large"] = b"x" * 1_000_000
+            del store["large"]
+            before = dict(store.items()), store.stats()
+            size = os.path.getsize(path / "data.mdb")
+            store.compact()
+            assert os.path.getsize(path / "data.mdb") < size - 900_000
+            assert store.stats().free_bytes == 0 < before[1].free_bytes
+            assert store.stats().id == before[1].id
+            assert list(store) == list(before[0])
+            store["new"] = 1
+            assert store.namespace("users")["user", 3] == 3
+            assert store.check().ok
+        assert set(os.listdir(path)) == FILES
+        with Store(path) as store:
+            assert store["new"] == 1
+            assert store.stats().durability == durability
+
+    def test_a_machine_that_goes_down_afterwards_is_noticed(self, path, monkeypatch):
+        process = os.fork()
+        if process == 0:
+            store = Store(path, durability="process")
+            store["a"] = 1
+            store.compact()
+            store["b"] = 1
+            os._exit(0)
+        os.waitpid(process, 0)
+        monkeypatch.setattr(directory, "boot_id", lambda: "another")
+        with pytest.raises(StoreSuspect):
+            Store(path)
+
+    def test_others_have_it_open(self, path):
+        with Store(path) as store:
+            store["a"] = 1
+            program = """
+                import sys
+                from objstore import Store, StoreLocked
+                with Store(sys.argv[1]) as store:
+                    try:
+                        store.compact()
+                    except StoreLocked as exc:
+                        print(exc)
+                    store["b"] = 2
+            """
+            assert "another process has the store" in run(program, path)
+            assert store == {"a": 1, "b": 2}
+            store.compact()
+            assert store == {"a": 1, "b": 2}
+
+    def test_somebody_here_reads_or_writes(self, path):
+        with Store(path) as store:
+            fill(store)
+            iteration = iter(store.items())
+            next(iteration)
+            with pytest.raises(StoreLocked, match="iterations"):
+                store.compact()
+            del iteration
+            with store.snapshot() as snapshot:
+                array = snapshot["array"]
+            with pytest.raises(StoreLocked, match="arrays"):
+                store.compact()
+            assert array[5] == 5
+            del array, snapshot
+            with store.transaction() as txn:
+                txn["a"] = 1
+                with pytest.raises(TransactionError):
+                    store.compact()
+            began, end = threading.Event(), threading.Event()
+
+            def hold():
+                with store.transaction() as txn:
+                    txn["b"] = 1
+                    began.set()
+                    end.wait(60)
+
+            thread = threading.Thread(target=hold)
+            thread.start()
+            began.wait(60)
+            with pytest.raises(TransactionError):
+                store.compact()
+            end.set()
+            thread.join()
+            store.compact()
+            assert store["a"] == store["b"] == 1
+
+    @pytest.mark.parametrize("durability", ["full", "process"])
+    def test_threads_read_and_write_on(self, path, durability):
+        program = """
+            import sys, threading
+            from objstore import Store
+            store = Store(sys.argv[1], durability=sys.argv[2])
+            store.update({number: 0 for number in range(100)})
+            done = threading.Event()
+            errors, written = [], [0] * 4
+
+            def write(mine):
+                try:
+                    while not done.is_set():
+                        with_txn = written[mine] % 3
+                        if with_txn:
+                            store[mine] = written[mine] + 1
+                        else:
+                            store.update({mine: written[mine] + 1})
+                        written[mine] += 1
+                        assert store[mine] == written[mine]
+                except BaseException as exc:
+                    errors.append(exc)
+
+            def read():
+                try:
+                    while not done.is_set():
+                        for number in range(100):
+                            assert number < 4 or store[number] == 0
+                            assert number in store
+                except BaseException as exc:
+                    errors.append(exc)
+
+            threads = [threading.Thread(target=write, args=(mine,)) for mine in range(4)]
+            threads += [threading.Thread(target=read) for _ in range(2)]
+            for thread in threads:
+                thread.start()
+            compacted = 0
+            while compacted < 8 and not errors:
+                store.compact()
+                compacted += 1
+            done.set()
+            for thread in threads:
+                thread.join()
+            assert not errors, errors
+            assert [store[mine] for mine in range(4)] == written
+            assert min(written) > 0
+            assert store.check().ok
+        """
+        run(program, path, durability)
+
+    def test_a_damaged_store_stays_as_it_is(self, path):
+        with Store(path) as store:
+            fill(store)
+            spoil(store, store._space.tree_key(3), last_byte)
+            inode = os.stat(path / "data.mdb").st_ino
+            with pytest.raises(StoreCorrupt):
+                store.compact()
+            assert os.stat(path / "data.mdb").st_ino == inode
+            store["a"] = 1
+            del store[3]
+            store.compact()
+            assert store["a"] == 1
+
+    def test_a_forked_child_goes_on(self, path):
+        with Store(path) as store:
+            store["a"] = 1
+            read_end, write_end = os.pipe()
+            process = os.fork()
+            if process == 0:
+                os.read(read_end, 1)
+                ok = store["a"] == 1
+                store["b"] = 2
+                os._exit(not ok)
+            store.compact()
+            os.write(write_end, b".")
+            assert os.waitpid(process, 0)[1] == 0
+            assert store["b"] == 2
+            os.close(read_end)
+            os.close(write_end)
+
+    def test_a_reader_cannot(self, path):
+        with Store(path):
+            pass
+        with Store(path, "r") as store, pytest.raises(objstore.ReadOnlyStore):
+            store.compact()
+
+
+class TestFilesThatWereReplaced:
+    @pytest.mark.parametrize("name", sorted(FILES))
+    @pytest.mark.parametrize("how", ["deleted", "replaced", "moved away"])
+    @pytest.mark.parametrize("durability", ["full", "relaxed"])
+    def test_the_next_write_is_refused(self, path, name, how, durability):
+        with Store(path, durability=durability) as store:
+            store["a"] = 1
+            whole = (path / name).read_bytes() if name == "data.mdb" else b""
+            if how == "deleted":
+                os.unlink(path / name)
+            elif how == "moved away":
+                os.rename(path / name, path / "elsewhere")
+                (path / name).write_bytes(whole)
+            else:
+                (path / "new").write_bytes(whole)
+                os.replace(path / "new", path / name)
+            for write in (
+                lambda: store.__setitem__("a", 2),
+                lambda: store.update({"a": 2}),
+                lambda: store.transaction().__enter__(),
+                lambda: store.delete("a"),
+            ):
+                with pytest.raises(StoreReplaced, match="open it again"):
+                    write()
+            assert store["a"] == 1
+
+    def test_without_sync_it_is_refused_within_a_second(self, path):
+        with Store(path, durability="process") as store:
+            store["a"] = 1
+            os.unlink(path / "lock.mdb")
+            written_at = time.monotonic()
+            with pytest.raises(StoreReplaced):
+                for _ in range(10_000_000):
+                    before, written_at = written_at, time.monotonic()
+                    store["a"] = 2
+            assert before < written_at  # some were not refused yet
+            with pytest.raises(StoreReplaced):
+                store.update({"a": 2})
+
+
+class TestWhoReadsAndWrites:
+    def test_a_process_that_holds_the_lock_is_named(self, path):
+        with Store(path) as store:
+            store["a"] = 1
+            assert store.stats().writing is None
+            assert store.stats().reading == ()
+            read_end, write_end = os.pipe()
+            process = os.fork()
+            if process == 0:
+                with store.snapshot(), store.transaction():
+                    os.write(write_end, b".")
+                    signal.pause()
+                os._exit(1)
+            os.read(read_end, 1)
+            os.close(read_end)
+            os.close(write_end)
+            try:
+                stats = store.stats()
+                assert stats.writing is not None
+                assert stats.writing.process == process
+                assert 0 <= stats.writing.age < 60
+                assert [each.process for each in stats.reading] == [process]
+                assert 0 <= stats.reading[0].age < 60
+                assert stats.reading[0].behind == 0
+            finally:
+                os.kill(process, signal.SIGKILL)
+                os.waitpid(process, 0)
+            store["a"] = 2
+            assert store.stats().writing is None
+            assert store.stats().reading == ()
+
+    def test_the_oldest_reader_comes_first(self, path):
+        with Store(path) as store:
+            first = store.snapshot()
+            store["a"] = 1
+            second = store.snapshot()
+            store["a"] = 2
+            assert [each.behind for each in store.stats().reading] == [2, 1]
+            first.close()
+            store["a"] = 3
+            (reading,) = store.stats().reading
+            assert reading.behind == 2
+            assert reading.age is not None
+            second.close()
+            assert store.stats().reading == ()
+
+    def test_free_pages_are_counted(self, path):
+        with Store(path) as store:
+            store["large"] = b"x" * 1_000_000
+            before = store.stats()
+            del store["large"]
+            assert store.stats().free_bytes >= before.free_bytes + 1_000_000
+            assert store.stats().file_bytes >= store.stats().free_bytes
+
+    def test_memory_knows_nobody(self):
+        with Store("memory://") as store:
+            assert store.stats().reading == ()
+            assert store.stats().writing is None
+            assert store.stats().free_bytes == 0
+
+
+class TestSalvage:
+    def test_names_of_namespaces_that_are_lost(self, path, tmp_path):
+        with Store(path) as store:
+            fill(store)
+            (catalog,) = tree_keys(store, CATALOG, EXPIRY)
+            store._engine.transact(lambda writer: writer.delete(catalog))
+        report = objstore.salvage(path, tmp_path / "b.store")
+        assert report.entries == 352
+        with Store(tmp_path / "b.store") as store:
+            (name,) = store.namespaces()
+            assert name.startswith("lost-")
+            assert dict(store.namespace(name)) == {("user", number): number for number in range(100)}
+            assert len(store.namespace(name).range(tag="a")) == 100
+            assert store.check().ok
+
+    def test_what_is_lost_is_listed(self, path, tmp_path):
+        with Store(path) as store:
+            fill(store)
+            spoil(store, store._space.tree_key(3), last_byte)
+            spoil(store, IDENTITY_KEY, last_byte)
+            old = store.stats().id
+        report = objstore.salvage(path, tmp_path / "b.store")
+        assert report.entries == 351
+        assert report.lost == (Damage("", 3, "its bytes do not fit their digest"),)
+        with Store(tmp_path / "b.store") as store:
+            assert 3 not in store
+            assert store.stats().id != old
+
+    def test_nobody_may_have_it_open_and_nothing_is_overwritten(self, path, tmp_path):
+        with Store(path) as store:
+            store["a"] = 1
+            with pytest.raises(StoreLocked):
+                objstore.salvage(path, tmp_path / "b.store")
+        with pytest.raises(StoreExists):
+            objstore.salvage(path, path)
+        with Store(tmp_path / "c.store") as store:
+            store["c"] = 1
+        with pytest.raises(StoreExists):
+            objstore.salvage(path, tmp_path / "c.store")
+        with pytest.raises(StoreError):
+            objstore.salvage(tmp_path / "none", tmp_path / "b.store")
+        assert not (tmp_path / "b.store").exists()
+
+    def test_progress(self, path, tmp_path):
+        with Store(path) as store:
+            store.update(dict.fromkeys(range(50), b"x" * 100000))
+        seen = []
+        objstore.salvage(path, tmp_path / "b.store", progress=lambda done, total: seen.append((done, total)))
+        assert seen
+        assert seen == sorted(seen)
+        assert USER == b"\x10"
