@@ -18,3 +18,10 @@ def test_each_operation_stands_beside_the_hand_written_one():
     command = [sys.executable, "-m", "pytest", "benchmarks", "--benchmark-disable", "-q", "-p", "no:cacheprovider"]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert "passed" in printed
+
+
+def test_one_command_prints_what_the_safeguards_cost():
+    command = [sys.executable, "-m", "benchmarks.safeguards", "--quick"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for operation in ("store[key]", "put, process", "put, full", "snapshot", "open and close"):
+        assert any(line.startswith(operation) for line in printed.splitlines()), operation
