@@ -26,6 +26,7 @@ from programs import run
 
 from objstore import CorruptRecord, Store, StoreClosed, StoreLocked
 from objstore.engines.lmdb import zerocopy
+from objstore.engines.lmdb.directory import text_of
 from objstore.record import Draft
 
 STEPS = int(os.environ.get("OBJSTORE_STEPS", "1500"))
@@ -326,7 +327,7 @@ class TestHowLongAViewLasts:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(view))      # for ever
         """
         run(program, tmp_path / "a.store")
-        assert "dirty" not in (tmp_path / "a.store" / "objstore.lock").read_text()
+        assert "dirty" not in text_of((tmp_path / "a.store" / "objstore.lock").read_bytes())
 
     def test_a_part_of_a_view_is_enough(self, disk):
         disk["a"] = array()

@@ -262,10 +262,10 @@ class Directory:
     def _text(self) -> str:
         if self.descriptor is None:
             try:
-                return _text_of(Path(self.path, OURS).read_bytes())
+                return text_of(Path(self.path, OURS).read_bytes())
             except FileNotFoundError:
                 return ""
-        return _text_of(os.pread(self.descriptor, _TEXT_BYTES, 0))
+        return text_of(os.pread(self.descriptor, _TEXT_BYTES, 0))
 
     def _write_text(self, text: str) -> None:
         assert self.descriptor is not None
@@ -297,7 +297,7 @@ class Directory:
         return self.dirty and f"\ndirty {boot_id()}\n" not in self._text()
 
 
-def _text_of(found: bytes) -> str:
+def text_of(found: bytes) -> str:
     return found[:_TEXT_BYTES].partition(b"\0")[0].decode(errors="replace")
 
 
