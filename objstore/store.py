@@ -374,9 +374,9 @@ class Store(Writable[K, V]):
 
         Others in this process wait.  `progress(done, total)` is called with pages, written and checked.
 
-        Raises StoreLocked where another process has the store open, or this one has snapshots, iterations or
-        arrays of snapshots; StoreCorrupt where the store is damaged, StoreFull: then nothing has changed. Raises
-        UnsupportedOperation where the engine has no files.
+        Raises StoreLocked where another process has the store open, or this one has snapshots or iterations;
+        StoreCorrupt where the store is damaged, StoreFull: then nothing has changed. Raises UnsupportedOperation where
+        the engine has no files.
         """
         self._require("compact", "memory is given back by itself")
         self._compact(require_whole, progress)

@@ -632,11 +632,11 @@ class LmdbEngine(Engine):
         self._copy(making, verify, progress)
         environment = self._environment
         self._environment = Inherited(self._reopen)  # those who read from now on wait there
-        if not _is_unread(environment):
+        if not _is_unread(environment, self._views):
             self._environment = environment
             raise StoreLocked(_COMPACTING.format(self.location))
         environment.close()
-        self._views.file.close()
+        self._views.file.close()  # views go on with the old file, into which nobody writes any more
 
     def stats(self) -> Mapping[str, int]:
         reader, meta = self._known_state()
@@ -671,18 +671,18 @@ class LmdbEngine(Engine):
 
 
 _COMPACTING = (
-    "this process has snapshots, iterations, arrays of snapshots or a transaction of the store at {!r} open, and it "
-    "cannot be compacted beside them; end them"
+    "this process has snapshots, iterations or a transaction of the store at {!r} open, and it cannot be compacted "
+    "beside them; end them"
 )
 
 
-def _is_unread(environment: Any) -> bool:
+def _is_unread(environment: Any, views: Views) -> bool:
     """Whether nobody in this process reads any more; waits for those who are about to begin or to end."""
     deadline = time.monotonic() + 1.0
     since = time.monotonic()
     while time.monotonic() < deadline:
-        lines = [line.split() for line in environment.readers().splitlines()[1:]]
-        if any(state != "-" for _process, _thread, state in lines):
+        states = [line.split()[-1] for line in environment.readers().splitlines()[1:]]
+        if sum(state != "-" for state in states) > views.unread():
             since = time.monotonic()
         elif time.monotonic() > since + 4 * sys.getswitchinterval():
             return True

@@ -132,6 +132,14 @@ class Hold:
         """Whether this process has views of the state: others may hold it for children alone."""
         return any(reference() is not None for reference in self.maps)
 
+    def is_read(self) -> bool:
+        """Whether anybody could still read from the transaction; who has views does not."""
+        return sys.getrefcount(self.txn) > _UNREAD
+
+
+_example = Hold(object())
+_UNREAD = sys.getrefcount(_example.txn)
+
 
 class FileMap(mmap):
     """The data file as one state has it.  It lives while a view of it does, and holds the state so long."""
@@ -223,6 +231,10 @@ class Views:
         """Whether the environment must stay open: for views, here or in children."""
         self.end_leases()
         return bool(self._leases) or any(hold.is_viewed() for hold in self._alive())
+
+    def unread(self) -> int:
+        """How many states are held, but read by nobody."""
+        return sum(not hold.is_read() for hold in self._alive())
 
     # What is held, and for how long
 
