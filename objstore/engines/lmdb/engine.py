@@ -49,6 +49,7 @@ class Options(NamedTuple):
     private: bool = True
     immutable: bool = False
     readahead: bool = True
+    network: bool = False
 
 
 class LmdbEngine(Engine):
@@ -574,7 +575,9 @@ def _open_first(
     def make(directory: str) -> None:
         _make_environment(directory, {**initial, DURABILITY_KEY: (durability or "full").encode()}, options)
 
-    directory = Directory.open(location, flag, options.private, make, _is_store)
+    directory = Directory.open(
+        location, flag, options.private, make, _is_store, network=options.network, max_readers=options.max_readers
+    )
     try:
         return LmdbEngine(location, directory, options, durability, flag, check)
     except BaseException:
@@ -594,11 +597,15 @@ def _check_same(engine: LmdbEngine, flag: str, durability: str | None, options: 
         left_out = name != "immutable" and mine == Options._field_defaults[name]
         if mine != theirs and not left_out:
             raise StoreLocked(f"{where} with {name}={theirs!r}; close it first, or leave {name} out")
+    if flag != "r" and engine.read_only:
+        raise ReadOnlyStore(f"{where}, which can only read it; open it with flag 'r', or close it and mend permissions")
 
 
 def _make_environment(path: str, initial: Mapping[bytes, bytes], options: Options) -> None:
-    with translated(path):
-        environment = lmdb.open(path, map_size=_LEAST_MAP, mode=0o600 if options.private else 0o666, lib_version=0)
+    mode = 0o600 if options.private else 0o666
+    with translated(os.path.dirname(path), path):
+        # Without a lock file: nobody else is here, and the directory makes one that a full disk cannot harm.
+        environment = lmdb.open(path, map_size=_LEAST_MAP, mode=mode, lock=False, lib_version=0)
         try:
             with environment.begin(write=True) as txn:
                 for key, record in initial.items():
