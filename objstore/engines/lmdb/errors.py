@@ -77,13 +77,14 @@ def translate(exc: lmdb.Error, location: str, making: str | None = None) -> Stor
 def _from_the_disk(exc: lmdb.Error, where: str, location: str, making: str | None) -> StoreError | None:
     """What the operating system said when LMDB wrote the data file."""
     code = getattr(exc, "code", 0)
-    outcome, advice = "nothing of the transaction was applied", "make room and try again, or delete in small batches"
+    outcome, otherwise = "nothing of the transaction was applied", ", or delete in small batches"
     if making:
-        outcome, advice = "it was not made", "make room and try again"
+        outcome, otherwise = "it was not made", ""
     elif getattr(exc, "what", "") == "mdb_env_sync":
         outcome = "what was committed may not be on the disk"
-    if reason := why_full(os.path.join(making or location, DATA), code):
-        return StoreFull(f"{where} {reason}, and {outcome}; {advice}")
+    if full := why_full(os.path.join(making or location, DATA), code):
+        reason, remedy = full
+        return StoreFull(f"{where} {reason}, and {outcome}; {remedy} and try again{otherwise}")
     if code == errno.EROFS:
         return ReadOnlyStore(f"{where} is on a disk that has become read-only, and {outcome}; look why it has")
     if code == errno.EIO:
@@ -120,7 +121,7 @@ def translated_os(location: str, what: str = "opened or made") -> Iterator[None]
         if exc.errno == errno.EROFS:
             raise ReadOnlyStore(f"{said}; open what is there with flag 'r', or name another place") from exc
         if exc.errno == errno.EFBIG:
-            raise StoreFull(f"{said}, by the limit of this process (see ulimit -f); lift it and try again") from exc
+            raise StoreFull(f"{said}, by the limit of this process; lift ulimit -f and try again") from exc
         if exc.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreFull(f"{said}; make room and try again") from exc
         if exc.errno == errno.EIO:

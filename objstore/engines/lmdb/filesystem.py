@@ -109,8 +109,10 @@ def others_may_write(path: str) -> bool:
     return mount is not None and not mount.read_only
 
 
-def why_full(path: str, code: int) -> str | None:
-    """What keeps a file from growing, when writing it failed with the error `code`; None for another reason.
+def why_full(path: str, code: int) -> tuple[str, str] | None:
+    """What keeps a file from growing, when writing it failed with the error `code`, and what helps.
+
+    None where it failed for another reason.
 
     LMDB makes an input/output error of a write that was cut short, by a disk without room as well as by one that
     fails.  So this looks how things are.
@@ -118,10 +120,12 @@ def why_full(path: str, code: int) -> str | None:
     if code not in (*_FULL, _TOO_LARGE, errno.EIO):
         return None
     limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-    if code == _TOO_LARGE or (limit != resource.RLIM_INFINITY and _size(path) + resource.getpagesize() > limit):
-        return f"has reached the largest size of a file that this process may write ({limit} bytes, see ulimit -f)"
+    if limit != resource.RLIM_INFINITY and (code == _TOO_LARGE or _size(path) + resource.getpagesize() > limit):
+        return f"has reached the size of a file that this process may write ({limit} bytes)", "lift ulimit -f"
+    if code == _TOO_LARGE:
+        return "has reached the size of a file that its file system allows", "move it to another"
     if code in _FULL or _has_little_room(path):
-        return "is on a disk that is full"
+        return "is on a disk that is full", "make room"
     return None
 
 
