@@ -769,7 +769,7 @@ class TestMaking:
             ("directory.Directory", "lock_shared"),
             ("directory.Directory", "_make"),
             ("directory.shutil", "rmtree"),
-            ("os", "posix_fallocate"),
+            ("directory", "reserve_locks"),
             ("os", "replace"),
             ("directory", "_sync_directory"),
             ("directory.Directory", "_write_text"),

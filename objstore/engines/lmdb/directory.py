@@ -94,7 +94,7 @@ class Directory:
 
         def make_all(making: str) -> None:
             make(making)
-            reserve_locks(os.path.join(making, LOCK), directory.file_mode, max_readers)
+            reserve_locks(os.path.join(making, LOCK), directory.file_mode, max_readers, lambda: True)
 
         if not network:
             _check_local(path)
@@ -195,7 +195,7 @@ class Directory:
         """See to it that LMDB can take its locks, and on a full disk, too."""
         name = os.path.join(self.path, LOCK)
         try:
-            reserve_locks(name, self.file_mode, max_readers)
+            reserve_locks(name, self.file_mode, max_readers, self.try_exclusive)
         except OSError as exc:
             if exc.errno == errno.EROFS and flag == "r":
                 return  # nobody can write, and LMDB does without locks
@@ -204,6 +204,8 @@ class Directory:
             if flag != "r":
                 raise _read_only(self.path, name) from exc
             raise _unprotected(self.path, name) from exc
+        finally:
+            self.lock_shared()
 
     # Locks
 
@@ -451,16 +453,19 @@ _READER_BYTES = 64
 _SHARED_BYTES = 128
 
 
-def reserve_locks(name: str, mode: int, max_readers: int) -> None:
+def reserve_locks(name: str, mode: int, max_readers: int, is_alone: Callable[[], bool]) -> None:
     """Have the disk give LMDB's lock file all of its room.
 
     LMDB leaves holes in it and writes it through a map: where the disk has no room for one then, the system ends
-    the process.  To be called while this process does not have the store open, whose locks would be lost.
+    the process.  It makes the file larger for more readers, if nobody else has the store open: so does this.
+    To be called while this process does not have the store open, whose locks would be lost.
     """
     descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     try:
         status = os.fstat(descriptor)
-        size = status.st_size or _READER_BYTES * max_readers + _SHARED_BYTES
+        size, wanted = status.st_size, _READER_BYTES * max_readers + _SHARED_BYTES
+        if size < wanted and (size == 0 or is_alone()):
+            size = wanted
         if status.st_blocks * 512 < size and hasattr(os, "posix_fallocate"):
             os.posix_fallocate(descriptor, 0, size)
     finally:
