@@ -77,7 +77,7 @@ def translate(exc: lmdb.Error, location: str, making: str | None = None) -> Stor
 def _from_the_disk(exc: lmdb.Error, where: str, location: str, making: str | None) -> StoreError | None:
     """What the operating system said when LMDB wrote the data file."""
     code = getattr(exc, "code", 0)
-    outcome, otherwise = "nothing of the transaction was applied", ", or delete in small batches"
+    outcome, otherwise = "nothing of the transaction was applied", " (deletes in small batches may still fit)"
     if making:
         outcome, otherwise = "it was not made", ""
     elif getattr(exc, "what", "") == "mdb_env_sync":
