@@ -78,9 +78,11 @@ class Store(Writable[K, V]):
     recorded, which is "full" in a new store.
     `map_size`: bytes the store may grow to; None reserves what the file system could ever hold.
     `max_readers`: transactions that may read at the same time, in all processes.
-    `permissions`: "private" makes files for the owner alone and refuses a directory that others can
-    write; "umask" leaves both to the user.
+    `permissions`: "private" makes files for the owner alone and refuses a directory or files that others
+    own or can write; "umask" leaves both to the user.
     `immutable`: read without a lock file, from media that nobody writes to.
+    `network`: True allows a file system of a network or a cluster (told on Linux alone), which is refused
+    because LMDB's locks and maps end at the host: only one host may ever have the store open.
     `readahead`: False where the data is much larger than memory and read at random.
     `clock`: seconds since 1970, for expiry.
 
@@ -101,6 +103,7 @@ class Store(Writable[K, V]):
         max_readers: int = 1024,
         permissions: str = "private",
         immutable: bool = False,
+        network: bool = False,
         readahead: bool = True,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -117,6 +120,7 @@ class Store(Writable[K, V]):
             "max_readers": max_readers,
             "private": permissions == "private",
             "immutable": immutable,
+            "network": network,
             "readahead": readahead,
         }
         new = identity.new(self._kind, codec or Pickle.name)
@@ -130,6 +134,7 @@ class Store(Writable[K, V]):
             "max_readers": max_readers,
             "permissions": permissions,
             "immutable": immutable,
+            "network": network,
             "readahead": readahead,
             "clock": clock,
         }

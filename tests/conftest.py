@@ -13,6 +13,9 @@ from __future__ import annotations
 import gc
 import os
 import random
+import shutil
+import tempfile
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -51,6 +54,19 @@ def no_environment_stays_open(request):
 def location(request, tmp_path):
     """A place for a store, on each engine."""
     return str(tmp_path / "a.store") if request.param == "lmdb" else "memory://"
+
+
+@pytest.fixture
+def open_path():
+    """A place for a store that other users can reach, and whose modes a test may change."""
+    directory = Path(tempfile.mkdtemp())
+    directory.chmod(0o755)
+    yield directory / "a.store"
+    directory.chmod(0o700)
+    for place, names, _ in os.walk(directory):
+        for name in names:
+            os.chmod(os.path.join(place, name), 0o700)
+    shutil.rmtree(directory)
 
 
 class Clock:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -10,14 +12,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+NOBODY = 65534
 
 # Warnings are errors there, too.  From 3.12 on, Python warns of forks beside threads; that these go well is tested.
 PYTHON = [sys.executable, "-W", "error", "-W", "ignore:This process:DeprecationWarning", "-c"]
 
 
-def run(program, *arguments, prelude="", seconds=120):
-    """Run a program, which must end well and in time; what it prints."""
-    command = [*PYTHON, textwrap.dedent(prelude) + textwrap.dedent(program), *map(str, arguments)]
+def run(program, *arguments, prelude="", seconds=120, within=()):
+    """Run a program, which must end well and in time; what it prints.
+
+    `within`: the command that runs it, where it needs surroundings of its own.
+    """
+    command = [*within, *PYTHON, textwrap.dedent(prelude) + textwrap.dedent(program), *map(str, arguments)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         printed, _ = process.communicate(timeout=seconds)
@@ -27,3 +33,30 @@ def run(program, *arguments, prelude="", seconds=120):
         pytest.fail(f"it hangs\n{printed}")
     assert process.returncode == 0, f"exit status {process.returncode}\n{printed}"
     return printed
+
+
+def as_nobody(call):
+    """What `call()` gives, or the error it raises, when a user without rights makes it in another process.
+
+    Where the tests do not run as root, it is simply another process.
+    """
+    read_end, write_end = os.pipe()
+    process = os.fork()
+    if process == 0:
+        try:
+            if os.getuid() == 0:
+                os.setgroups([])
+                os.setgid(NOBODY)
+                os.setuid(NOBODY)
+            try:
+                result = call()
+            except Exception as exc:  # noqa: BLE001  (it is the result)
+                result = exc
+            os.write(write_end, pickle.dumps(result))
+        finally:
+            os._exit(0)
+    os.close(write_end)
+    with os.fdopen(read_end, "rb") as pipe:
+        data = pipe.read()
+    os.waitpid(process, 0)
+    return pickle.loads(data)

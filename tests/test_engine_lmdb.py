@@ -769,7 +769,7 @@ class TestMaking:
             ("directory.Directory", "lock_shared"),
             ("directory.Directory", "_make"),
             ("directory.shutil", "rmtree"),
-            ("os", "unlink"),
+            ("directory", "reserve_locks"),
             ("os", "replace"),
             ("directory", "sync_directory"),
             ("directory.Directory", "_write_text"),

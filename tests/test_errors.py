@@ -8,7 +8,6 @@ import pickle
 import shutil
 import subprocess
 import sys
-import tempfile
 import types
 import uuid
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from programs import as_nobody
 
 from objstore import (
     CorruptRecord,
@@ -37,7 +37,6 @@ from objstore import (
 from objstore.engines.base import IDENTITY_KEY
 
 ROOT = Path(__file__).parent.parent
-NOBODY = 65534
 
 GOOD = {"first": 1, "second": [2]}
 
@@ -717,42 +716,6 @@ class TestTwoHandles:
 
 
 # Permissions
-
-
-@pytest.fixture
-def open_path():
-    """A place that other users can reach."""
-    directory = Path(tempfile.mkdtemp())
-    directory.chmod(0o755)
-    yield directory / "a.store"
-    shutil.rmtree(directory)
-
-
-def as_nobody(call):
-    """What `call()` gives, or the error it raises, when a user without rights makes it in another process.
-
-    Where the tests do not run as root, it is simply another process.
-    """
-    read_end, write_end = os.pipe()
-    process = os.fork()
-    if process == 0:
-        try:
-            if os.getuid() == 0:
-                os.setgroups([])
-                os.setgid(NOBODY)
-                os.setuid(NOBODY)
-            try:
-                result = call()
-            except Exception as exc:  # noqa: BLE001  (it is the result)
-                result = exc
-            os.write(write_end, pickle.dumps(result))
-        finally:
-            os._exit(0)
-    os.close(write_end)
-    with os.fdopen(read_end, "rb") as pipe:
-        data = pipe.read()
-    os.waitpid(process, 0)
-    return pickle.loads(data)
 
 
 def reading(path, **options):

@@ -19,6 +19,10 @@ And its text says what the data file cannot say of itself:
 A store is made in a directory of its own inside this one and moved into place, and the first line is
 written last.  So a crash or a race while making one leaves nothing behind that looks like a store, and a
 data file that is missing *after* the first line was written is damage, never "a new store".
+
+Whoever can write here runs code in those who read, so what lies here is looked at before anything is opened:
+files are plain ones with one name, and, unless the user trusts others, nobody else owns or writes them.  Between
+the look and the opening things may change, but only by those who may write in this directory.
 """
 
 from __future__ import annotations
@@ -35,10 +39,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from objstore.engines.lmdb.datafile import DATA
+from objstore.engines.lmdb.errors import translated_os
+from objstore.engines.lmdb.filesystem import network_type, others_may_write
 from objstore.errors import (
     ReadOnlyStore,
     StoreCorrupt,
     StoreDenied,
+    StoreError,
     StoreExists,
     StoreLocked,
     StoreNotFound,
@@ -56,9 +63,10 @@ _WAIT_SECONDS = 10.0
 class Directory:
     """The directory at `path`, opened by this process: holds the shared lock until `close`."""
 
-    def __init__(self, path: str, descriptor: int | None, private: bool) -> None:
+    def __init__(self, path: str, descriptor: int | None, private: bool, max_readers: int) -> None:
         self.path = path
         self.private = private
+        self._max_readers = max_readers
         self.descriptor = descriptor  # None: read-only media, where nobody can lock or write
 
     @property
@@ -82,25 +90,37 @@ class Directory:
 
     @classmethod
     def open(
-        cls, path: str, flag: str, private: bool, make: Callable[[str], None], is_store: Callable[[str], bool]
+        cls,
+        path: str,
+        flag: str,
+        private: bool,
+        make: Callable[[str], None],
+        is_store: Callable[[str], bool],
+        *,
+        network: bool,
+        max_readers: int,
     ) -> Directory:
         """Open the directory of a store, and make the store where `flag` allows it.
 
         `make(path)` writes a new environment into the empty directory it is given, `is_store(path)` tells
         whether an environment without our file is a store that lost it, or somebody else's.
         """
+        if not network:
+            _check_local(path)
         if flag in "cn" and not os.path.lexists(path):
-            _make_parents(os.path.dirname(path))
+            _make_parents(os.path.dirname(path), 0o755 if private else 0o777)
             with suppress(FileExistsError):  # another process makes it too
                 os.mkdir(path, 0o700 if private else 0o777)
         names = _check_is_store(path, making=flag in "cn")
-        if private:
-            _check_private(path)
+        _check_trusted(path, names, private)
         if OURS not in names and DATA in names and not is_store(path):
             raise StoreNotFound(f"{path!r} holds an LMDB environment that is no store; name another place")
-        directory = cls(path, _open_lock_file(path, flag, private), private)
+        directory = cls(path, _open_lock_file(path, flag, private), private, max_readers)
         try:
             directory._open_or_make(flag, make)
+            if flag != "n":
+                directory._check_writable(flag)
+            directory._keep_room_for_locks(flag)
         except BaseException:
             directory.close()
             raise
@@ -171,26 +191,27 @@ class Directory:
 
         Raises StoreNotFound, StoreDenied, StoreLocked.
         """
-        _check_is_store(path, making=False)
-        directory = cls(path, _open_lock_file(path, "w", private=True), private=True)
+        names = _check_is_store(path, making=False)
+        _check_trusted(path, names, private=False, linked=True)
+        directory = cls(path, _open_lock_file(path, "w", private=True), private=True, max_readers=0)
         if not directory.try_exclusive():
             directory.close()
             raise StoreLocked(f"another process has the store at {path!r} open; close it there")
         return directory
 
     @classmethod
-    def make_new(cls, path: str, private: bool, make: Callable[[str], None]) -> None:
+    def make_new(cls, path: str, private: bool, make: Callable[[str], None], max_readers: int) -> None:
         """Make a store at `path`, where there is nothing, or an empty directory.  If that fails, nothing is left there.
 
         `make(path)` writes the data file, synced, into the empty directory it is given.
         """
-        _make_parents(os.path.dirname(path))
+        _make_parents(os.path.dirname(path), 0o755 if private else 0o777)
         was_there = os.path.isdir(path)
         if os.path.lexists(path) and (not was_there or os.listdir(path)):
             raise StoreExists(f"there is something at {path!r} already; name a new or an empty directory")
         if not was_there:
             os.mkdir(path, 0o700 if private else 0o777)
-        directory = cls(path, _open_lock_file(path, "c", private), private)
+        directory = cls(path, _open_lock_file(path, "c", private), private, max_readers)
         try:
             if not directory.try_exclusive():
                 raise StoreLocked(f"another process makes a store at {path!r}; name another place")
@@ -206,14 +227,43 @@ class Directory:
             directory.close()
 
     def replace(self, make: Callable[[str], None]) -> None:
-        """Put what `make(path)` writes into a directory of its own in the place of the data file."""
+        """Put what `make(path)` writes into a directory of its own in the place of the data file, with new locks.
+
+        If that fails, what there was is as it was, and has its room again.
+        """
         self.remove_making()
         os.mkdir(self.making, 0o700)
-        make(self.making)
-        with suppress(FileNotFoundError):
-            os.unlink(os.path.join(self.path, LOCK))
+        lock = os.path.join(self.making, LOCK)
+        try:
+            make(self.making)
+            reserve_locks(lock, self.file_mode, self._max_readers, lambda: True)
+        except BaseException:
+            self.remove_making()
+            raise
+        os.replace(lock, os.path.join(self.path, LOCK))
         os.replace(os.path.join(self.making, DATA), self.data)
         self._finish()
+
+    def _check_writable(self, flag: str) -> None:
+        """Refuse to open for writing what could only be read: one who asked to write should know at once."""
+        if flag != "r" and not os.access(self.data, os.W_OK):
+            raise _read_only(self.path, self.data)
+
+    def _keep_room_for_locks(self, flag: str) -> None:
+        """See to it that LMDB can take its locks, and on a full disk, too."""
+        name = os.path.join(self.path, LOCK)
+        try:
+            reserve_locks(name, self.file_mode, self._max_readers, self.try_exclusive)
+        except OSError as exc:
+            if exc.errno == errno.EROFS and flag == "r":
+                return  # nobody can write, and LMDB does without locks
+            if exc.errno not in _REFUSED:
+                raise
+            if flag != "r":
+                raise _read_only(self.path, name) from exc
+            raise _unprotected(self.path, name) from exc
+        finally:
+            self.lock_shared()
 
     # Locks
 
@@ -268,9 +318,22 @@ class Directory:
         return text_of(os.pread(self.descriptor, _TEXT_BYTES, 0))
 
     def _write_text(self, text: str) -> None:
+        """Write it as a whole or, where the disk refuses, not at all: half a mark would make the store suspect."""
         assert self.descriptor is not None
-        os.pwrite(self.descriptor, text.encode().ljust(_TEXT_BYTES, b"\0"), 0)
-        os.fsync(self.descriptor)
+        old, new = self._text().encode(), text.encode()
+        same = len(os.path.commonprefix([old, new]))  # noqa: RUF071  (byte by byte is what is meant)
+        with translated_os(self.path, f"marked in {OURS}"):
+            try:
+                done = same
+                while done < len(new):
+                    done += os.pwrite(self.descriptor, new[done:], done)
+                if len(new) < len(old):
+                    os.ftruncate(self.descriptor, len(new))  # and the notes with it: nobody else is here
+                os.fsync(self.descriptor)
+            except OSError:
+                with suppress(OSError):
+                    os.ftruncate(self.descriptor, same)
+                raise
 
     def mark_dirty(self) -> None:
         """Say, synced, that unsynced writes begin now."""
@@ -310,13 +373,34 @@ def boot_id() -> str:
         return f"minute-{round((time.time() - time.monotonic()) / 60)}"
 
 
-def _make_parents(path: str) -> None:
+def _make_parents(path: str, mode: int) -> None:
+    if os.path.isdir(path):
+        return
+    _make_parents(os.path.dirname(path), mode)
     try:
-        os.makedirs(path, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as exc:
-        raise StoreNotFound(
-            f"{exc.filename!r} is a file, so there can be no store below it; name another place"
-        ) from exc
+        os.mkdir(path, mode)
+    except FileExistsError as exc:
+        if not os.path.isdir(path):  # or another process made it
+            raise _below_a_file(path) from exc
+    except NotADirectoryError as exc:
+        raise _below_a_file(path) from exc
+
+
+def _below_a_file(path: str) -> StoreNotFound:
+    return StoreNotFound(f"{path!r} is a file, so there can be no store below it; name another place")
+
+
+def _check_local(path: str) -> None:
+    """Refuse a place on a file system that other hosts may write: locks and maps end at the kernel."""
+    while not os.path.isdir(path):
+        path = os.path.dirname(path)  # the first that is there, and the store would lie on its file system
+    kind = network_type(path)
+    if kind is not None:
+        raise StoreError(
+            f"{path!r} is on a network file system ({kind}), where the locks and maps of LMDB do not work; keep the "
+            f"store on a disk of this host, read what nobody writes with flag 'r' and immutable=True, or pass "
+            f"network=True if no other host ever has it open"
+        )
 
 
 def _check_is_store(path: str, making: bool) -> set[str]:
@@ -338,27 +422,74 @@ def _check_is_store(path: str, making: bool) -> set[str]:
 def check_readable(path: str, private: bool) -> None:
     """Refuse what is no whole and trustworthy store, for one who reads without a lock."""
     names = _check_is_store(path, making=False)
-    if private:
-        _check_private(path)
+    _check_trusted(path, names, private, linked=True)
     if DATA not in names:
         raise StoreCorrupt(f"the data file of the store at {path!r} is missing; restore a backup")
 
 
-def _check_private(path: str) -> None:
-    """Refuse a directory that others can write: what they put there would be unpickled here."""
-    status = os.stat(path)
-    who = "is owned by another user" if status.st_uid not in (os.geteuid(), 0) else None
-    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        who = "can be written by others"
-    if who:
+def _check_trusted(path: str, names: set[str], private: bool, linked: bool = False) -> None:
+    """Refuse what somebody else may have put into the place of a store or of its files.
+
+    `linked`: files may have more than one name, for one who neither writes nor locks them.
+    """
+    if private:
+        _check_private(path, "the directory", os.stat(path))
+    for name in names & {DATA, LOCK, OURS, MAKING}:
+        file = os.path.join(path, name)
+        try:
+            status = os.lstat(file)
+        except FileNotFoundError:  # one who made the store has cleared away
+            continue
+        _check_plain(file, status, stat.S_ISDIR if name == MAKING else stat.S_ISREG)
+        if status.st_nlink > 1 and not linked and name != MAKING:
+            raise StoreDenied(
+                f"{file!r} has {status.st_nlink} names (hard links), and who opens it by another one would change this "
+                f"store, too; put a copy in its place (cp, then mv), or read it with flag 'r' and immutable=True"
+            )
+        if private:
+            _check_private(file, "the file", status)
+
+
+def _check_plain(name: str, status: os.stat_result, is_right: Callable[[int], bool]) -> None:
+    if stat.S_ISLNK(status.st_mode):
+        raise StoreDenied(f"{name!r} is a symbolic link, which no store has; remove what was planted there")
+    if not is_right(status.st_mode):
+        raise StoreDenied(f"{name!r} is not the kind of file that a store has; remove what was planted there")
+
+
+def _check_private(name: str, what: str, status: os.stat_result) -> None:
+    """Refuse what others can write: what they put there would be unpickled here."""
+    why = None
+    if status.st_uid not in (os.geteuid(), 0):
+        why = "is owned by another user"
+    elif status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        why = "can be written by others"
+    if why:
         raise StoreDenied(
-            f"the directory {path!r} {who}, and whoever can write a store can run code in those who read it; "
+            f"{what} {name!r} {why}, and whoever can write a store can run code in those who read it; "
             f"take it over with chown or chmod go-w, or pass permissions='umask' if you trust them"
         )
 
 
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def _read_only(path: str, name: str) -> ReadOnlyStore:
+    return ReadOnlyStore(
+        f"the store at {path!r} cannot be written by this process, which is refused {name!r}; open it with flag 'r', "
+        f"or mend its permissions"
+    )
+
+
+def _unprotected(path: str, name: str) -> StoreDenied:
+    return StoreDenied(
+        f"the store at {path!r} cannot be locked by this process, which is refused {name!r}, while others may write "
+        f"it; mend its permissions, or pass immutable=True if nobody writes"
+    )
+
+
 def _open_lock_file(path: str, flag: str, private: bool) -> int | None:
-    """A descriptor of our file; None where it can be neither made nor opened for want of a writable disk."""
+    """A descriptor of our file; None where it is missing from a disk that nobody can write."""
     name = os.path.join(path, OURS)
     always = os.O_CLOEXEC | os.O_NOFOLLOW
     try:
@@ -367,20 +498,47 @@ def _open_lock_file(path: str, flag: str, private: bool) -> int | None:
     except FileNotFoundError:
         raise StoreNotFound(f"there is no store at {path!r}; flag 'c' makes one") from None
     except OSError as exc:
-        if exc.errno == errno.ELOOP:
+        if exc.errno == errno.ELOOP:  # since it was looked at
             raise StoreDenied(
                 f"{name!r} is a symbolic link, which no store has; remove what was planted there"
             ) from exc
-        if exc.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if exc.errno not in _REFUSED:
             raise
         if flag != "r":
-            raise ReadOnlyStore(
-                f"the store at {path!r} cannot be written by this process; open it with flag 'r'"
-            ) from exc
+            raise _read_only(path, name) from exc
+        nobody_writes = exc.errno == errno.EROFS
+        if nobody_writes and others_may_write(path):  # where it is mounted once more
+            raise _unprotected(path, name) from exc
     try:
         return os.open(name, os.O_RDONLY | always)
-    except FileNotFoundError:
-        return None
+    except FileNotFoundError as exc:
+        if nobody_writes:
+            return None
+        raise _unprotected(path, name) from exc
+
+
+# LMDB's table of readers: 64 bytes for each, and what all share.
+_READER_BYTES = 64
+_SHARED_BYTES = 128
+
+
+def reserve_locks(name: str, mode: int, max_readers: int, is_alone: Callable[[], bool]) -> None:
+    """Have the disk give LMDB's lock file all of its room.
+
+    LMDB leaves holes in it and writes it through a map: where the disk has no room for one then, the system ends
+    the process.  It makes the file larger for more readers, if nobody else has the store open: so does this.
+    To be called while this process does not have the store open, whose locks would be lost.
+    """
+    descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    try:
+        status = os.fstat(descriptor)
+        size, wanted = status.st_size, _READER_BYTES * max_readers + _SHARED_BYTES
+        if size < wanted and (size == 0 or is_alone()):
+            size = wanted
+        if status.st_blocks * 512 < size and hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(descriptor, 0, size)
+    finally:
+        os.close(descriptor)
 
 
 def sync_directory(path: str) -> None:

@@ -82,6 +82,7 @@ class Options(NamedTuple):
     private: bool = True
     immutable: bool = False
     readahead: bool = True
+    network: bool = False
 
 
 class LmdbEngine(Engine):
@@ -590,7 +591,12 @@ class LmdbEngine(Engine):
     def backup(self, path: str, verify: Verify, progress: Progress | None) -> None:
         private = self._directory is None or self._directory.private
         with translated_os(path):
-            Directory.make_new(os.path.abspath(path), private, lambda making: self._copy(making, verify, progress))
+            Directory.make_new(
+                os.path.abspath(path),
+                private,
+                lambda making: self._copy(making, verify, progress),
+                self.options.max_readers,
+            )
 
     def _copy(self, making: str, verify: Verify, progress: Progress | None) -> None:
         token = self._views.guard.enter()  # the map stays where it is meanwhile
@@ -784,7 +790,9 @@ def _open_first(
     def make(directory: str) -> None:
         _make_environment(directory, {**initial, DURABILITY_KEY: (durability or "full").encode()}, options)
 
-    directory = Directory.open(location, flag, options.private, make, _is_store)
+    directory = Directory.open(
+        location, flag, options.private, make, _is_store, network=options.network, max_readers=options.max_readers
+    )
     try:
         return LmdbEngine(location, directory, options, durability, flag, check)
     except BaseException:
@@ -804,11 +812,15 @@ def _check_same(engine: LmdbEngine, flag: str, durability: str | None, options: 
         left_out = name != "immutable" and mine == Options._field_defaults[name]
         if mine != theirs and not left_out:
             raise StoreLocked(f"{where} with {name}={theirs!r}; close it first, or leave {name} out")
+    if flag != "r" and engine.read_only:
+        raise ReadOnlyStore(f"{where}, which can only read it; open it with flag 'r', or close it and mend permissions")
 
 
 def _make_environment(path: str, initial: Mapping[bytes, bytes], options: Options) -> None:
-    with translated(path):
-        environment = lmdb.open(path, map_size=_LEAST_MAP, mode=0o600 if options.private else 0o666, lib_version=0)
+    mode = 0o600 if options.private else 0o666
+    with translated(os.path.dirname(path), path):
+        # Without a lock file: nobody else is here, and the directory makes one that a full disk cannot harm.
+        environment = lmdb.open(path, map_size=_LEAST_MAP, mode=mode, lock=False, lib_version=0)
         try:
             with environment.begin(write=True) as txn:
                 for key, record in initial.items():
@@ -838,8 +850,8 @@ def _directory_id(path: str) -> tuple[int, int]:
 def _reserved(path: str) -> int:
     """As much of the address space as the file system could ever hold, in whole pages, at most 1 TiB."""
     status = os.statvfs(path)
-    size = min(status.f_blocks * status.f_frsize, _MOST_RESERVED)
-    return max(size, _LEAST_MAP) // 65536 * 65536
+    size = status.f_blocks * status.f_frsize or _MOST_RESERVED  # some count no blocks, and have no limit
+    return max(min(size, _MOST_RESERVED), _LEAST_MAP) // 65536 * 65536
 
 
 def _before_fork() -> None:

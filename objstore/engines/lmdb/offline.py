@@ -95,7 +95,7 @@ def make_store(path: str, initial: Mapping[bytes, bytes], durability: str, fill:
             engine.release()
 
     with translated_os(path):
-        Directory.make_new(os.path.abspath(path), True, make)
+        Directory.make_new(os.path.abspath(path), True, make, Options().max_readers)
 
 
 @contextmanager
