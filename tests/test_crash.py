@@ -4,9 +4,13 @@ A child commits numbered transactions and acknowledges each through a pipe; the 
 moment, opens the store, and compares it with what a dict would hold after the last acknowledged
 transaction, or after the one that followed it.  The child is forked while no store is open.
 
+The same with several threads that write at once, so that a kill hits a group that shares its sync, or the queue for
+it: each thread has namespaces, numbers and a clock of its own, and each must find its last acknowledged transaction,
+or the one that followed, whatever became of the others'.
+
 The long form, kills for each test:
 
-    OBJSTORE_KILLS=1000 OBJSTORE_SEED=1 python -m pytest tests/test_crash.py -s
+    OBJSTORE_KILLS=10000 OBJSTORE_SEED=1 python -m pytest tests/test_crash.py -s
 
 OBJSTORE_SEED replays the transactions; the moments of the kills are the machine's.
 """
@@ -17,6 +21,7 @@ import os
 import random
 import signal
 import struct
+import threading
 import time
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -27,6 +32,7 @@ from objstore import Store, StoreCorrupt
 from objstore.engines.lmdb import engine as lmdb_engine
 
 KILLS = int(os.environ.get("OBJSTORE_KILLS", "10"))
+THREADS = 4
 SPACES = ("", "users", "groups")
 TAGS = ("red", "blue")
 
@@ -51,7 +57,7 @@ class Plan(NamedTuple):
     writes: list[Write]
 
 
-def plan(seed: int, number: int) -> Plan:
+def plan(seed: int | str, number: int) -> Plan:
     rng = random.Random(f"{seed}:{number}")
     how = rng.choice(["item", "update", "update", "transaction", "transaction", "savepoint", "expire", "tag", "drop"])
     space = rng.choice(SPACES)
@@ -73,8 +79,8 @@ def plan(seed: int, number: int) -> Plan:
     return Plan(how, [Write(space, None, None, tags=TAGS[:1])])
 
 
-class Clock:
-    """It shows the number of the transaction, so that what expires is known, too."""
+class Clock(threading.local):
+    """It shows the number of the thread's transaction, so that what expires is known, too."""
 
     now = 0
 
@@ -82,9 +88,14 @@ class Clock:
         return float(self.now)
 
 
-def carry_out(store, plan):
+def namespace(mapping, name):
+    return mapping.namespace(name) if name else mapping
+
+
+def carry_out(store, plan, prefix=""):
+    """Do what the plan says, in the namespaces of a thread: those whose names begin so."""
     first = plan.writes[0]
-    target = store.namespace(first.space) if first.space else store
+    target = namespace(store, prefix + first.space)
     if plan.how == "item":
         target.set(first.key, first.value, ttl=first.ttl, tags=first.tags)
     elif plan.how == "update":
@@ -94,20 +105,20 @@ def carry_out(store, plan):
     elif plan.how == "tag":
         target.delete_tag(first.tags[0])
     elif plan.how == "drop":
-        store.drop_namespace("groups")
+        store.drop_namespace(prefix + "groups")
     else:
         with store.transaction() as txn:
-            write_all(txn, plan.writes[::2])
+            write_all(txn, plan.writes[::2], prefix)
             if plan.how == "savepoint":
                 with txn.transaction() as inner:
-                    write_all(inner, plan.writes[1::2])
+                    write_all(inner, plan.writes[1::2], prefix)
             else:
-                write_all(txn, plan.writes[1::2])
+                write_all(txn, plan.writes[1::2], prefix)
 
 
-def write_all(txn, writes):
+def write_all(txn, writes, prefix):
     for space, key, value, ttl, tags in writes:
-        target = txn.namespace(space) if space else txn
+        target = namespace(txn, prefix + space)
         if value is None:
             target.delete(key)
         else:
@@ -115,10 +126,11 @@ def write_all(txn, writes):
 
 
 class Model:
-    """What the store holds after so many transactions."""
+    """What the store holds after so many transactions, in the namespaces whose names begin with the prefix."""
 
-    def __init__(self, seed):
+    def __init__(self, seed, prefix=""):
         self.seed = seed
+        self.prefix = prefix
         self.number = 0
         self.spaces = {space: {} for space in SPACES}
 
@@ -147,7 +159,7 @@ class Model:
         """Whether this is what the store holds."""
         clock.now = self.number
         for name in SPACES:
-            space = store.namespace(name) if name else store
+            space = namespace(store, self.prefix + name)
             live = self.live(name)
             if dict(space.items()) != {key: write.value for key, write in live.items()}:
                 return False
@@ -186,18 +198,23 @@ def child(body):
     read_end, write_end = os.pipe()
     process = os.fork()
     if process == 0:
-        try:
-            os.close(read_end)
-            body(write_end)
-        except BaseException as exc:  # noqa: BLE001  (it goes no further than this process)
-            os.write(2, f"the child failed: {exc!r}\n".encode())
-        finally:
-            os._exit(1)
+        os.close(read_end)
+        to_the_end(body, write_end)
     os.close(write_end)
     try:
         yield process, read_end
     finally:
         os.close(read_end)
+
+
+def to_the_end(body, *arguments):
+    """In a child, or in one of its threads: run `body`, whose end is the end of the process."""
+    try:
+        body(*arguments)
+    except BaseException as exc:  # noqa: BLE001  (it goes no further than this process)
+        os.write(2, f"the child failed: {exc!r}\n".encode())
+    finally:
+        os._exit(1)
 
 
 def kill(process):
@@ -249,6 +266,50 @@ def test_what_was_acknowledged_survives_a_kill_and_nothing_is_there_by_half(tmp_
                 assert model.is_in(store, clock)
             check_books(store)
     print(f"{durability}: {KILLS} kills, {model.number} transactions, {ahead} times one more than was acknowledged")
+
+
+@pytest.mark.parametrize("durability", ["full", "relaxed", "process"])
+def test_each_of_several_threads_finds_after_a_kill_what_was_acknowledged_to_it(tmp_path, durability, seed, rng):
+    path = tmp_path / "a.store"
+    clock = Clock()
+    models = [Model(f"{seed}:{thread}", f"{thread}" if thread else "") for thread in range(THREADS)]
+
+    def work(pipe):
+        with Store(path, durability=durability, clock=clock) as store:
+
+            def write(thread):
+                for number in range(models[thread].number + 1, 1 << 62):
+                    clock.now = number
+                    carry_out(store, plan(models[thread].seed, number), models[thread].prefix)
+                    os.write(pipe, _number.pack(number * THREADS + thread))
+
+            for thread in range(1, THREADS):
+                threading.Thread(target=to_the_end, args=(write, thread), daemon=True).start()
+            write(0)  # the main thread is led by others, and leads nobody (see `grouping`)
+
+    ahead = transactions = 0
+    for _ in range(KILLS):
+        with child(work) as (process, pipe):
+            numbers = acknowledged(pipe, at_most=rng.randrange(60))
+            time.sleep(rng.uniform(0, 0.003))  # no synchronisation: the moment is to be any
+            kill(process)
+            numbers += acknowledged(pipe)
+        transactions += len(numbers)
+        with Store(path, durability=durability, clock=clock) as store:
+            for thread, model in enumerate(models):
+                mine = [number // THREADS for number in numbers if number % THREADS == thread]
+                assert mine == list(range(model.number + 1, model.number + 1 + len(mine)))
+                for _ in mine:
+                    model.advance()
+                if not model.is_in(store, clock):
+                    model.advance()
+                    ahead += 1
+                    assert model.is_in(store, clock), f"thread {thread}, transaction {model.number}"
+            check_books(store)
+    print(
+        f"{durability}: {KILLS} kills of {THREADS} threads, {transactions} transactions acknowledged, {ahead} times "
+        f"one more was there than was acknowledged to its thread"
+    )
 
 
 def test_a_kill_while_a_store_is_made_leaves_none_or_a_whole_one(tmp_path, rng):
