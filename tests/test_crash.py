@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from objstore import Store, StoreCorrupt
+from objstore import Store, StoreCorrupt, StoreNotFound, check
 from objstore.engines.lmdb import engine as lmdb_engine
 
 KILLS = int(os.environ.get("OBJSTORE_KILLS", "10"))
@@ -383,3 +383,64 @@ def test_what_a_kill_left_undone_is_done_by_the_next_who_opens(tmp_path):
     os.unlink(path / "data.mdb")
     with pytest.raises(StoreCorrupt):
         Store(path)
+
+
+@pytest.mark.parametrize("durability", ["full", "process"])
+def test_a_kill_while_a_store_is_compacted_leaves_it_whole(tmp_path, durability, rng):
+    path = tmp_path / "a.store"
+    compacted = number = 0
+
+    def work(pipe):
+        with Store(path, durability=durability) as store:
+            for value in range(number + 1, 1 << 62):
+                store.update({"number": value, "large": b"x" * rng.randrange(100_000)})
+                os.write(pipe, _number.pack(value))
+                store.compact()
+
+    for _ in range(KILLS):
+        with child(work) as (process, pipe):
+            seen = acknowledged(pipe, at_most=1)
+            time.sleep(rng.uniform(0, 0.3))  # a compaction takes about as long
+            kill(process)
+            seen += acknowledged(pipe)
+        compacted += len(seen) - 1
+        with Store(path, durability=durability) as store:
+            assert store["number"] in (seen[-1], seen[-1] + 1)
+            number = store["number"]
+            assert store.stats().durability == durability
+            check_books(store)
+        assert sorted(os.listdir(path)) == ["data.mdb", "lock.mdb", "objstore.lock"]
+        assert check(path).ok
+    print(f"{durability}: {KILLS} kills, {compacted} compactions")
+
+
+def test_a_kill_while_a_backup_is_made_leaves_a_whole_one_or_none(tmp_path, rng):
+    path = tmp_path / "a.store"
+    with Store(path) as store:
+        store.update(dict.fromkeys(range(100), "x" * 1000))
+    made = 0
+    for number in range(KILLS):
+        target = tmp_path / str(number)
+
+        def work(pipe, target=target):
+            with Store(path, "r") as store:
+                os.write(pipe, _number.pack(1))
+                store.backup(target)
+                os.write(pipe, _number.pack(2))
+                signal.pause()
+
+        with child(work) as (process, pipe):
+            seen = acknowledged(pipe, at_most=1)
+            time.sleep(rng.uniform(0, 0.3))
+            kill(process)
+            seen += acknowledged(pipe)
+        try:
+            with Store(target, "r") as backup:
+                assert backup == dict.fromkeys(range(100), "x" * 1000)
+                made += 1
+        except StoreNotFound:
+            assert 2 not in seen
+            with Store(target) as store:  # what is left there is in nobody's way
+                assert store == {}
+        assert check(target).ok
+    print(f"{KILLS} kills, {made} backups")

@@ -134,6 +134,9 @@ class Directory:
             self._make(flag, make)
         elif flag != "r" and not self._text().startswith(_COMPLETE) and self.try_exclusive():
             self._finish()  # what a maker that was killed left undone
+        if flag != "r" and os.path.lexists(self.making) and self.try_exclusive():
+            self.remove_making()  # what was to replace the data file, and was not finished
+            self.lock_shared()
         if not self._data_bytes():
             raise StoreCorrupt(
                 f"the data file of the store at {self.path!r} is missing or empty; restore a backup, or start "
