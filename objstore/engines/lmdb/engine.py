@@ -90,29 +90,32 @@ class LmdbEngine(Engine):
         """Open the environment as its recorded durability wants it, or change what is recorded."""
         self.read_only = self.options.immutable or not os.access(os.path.join(self.location, DATA), os.W_OK)
         self._check_suspect()
-        self._environment = self._open_environment(durability or "full")
+        opened = self._open_environment(durability or "full")
         try:
-            found = self.get(DURABILITY_KEY)
+            with translated(self.location):
+                found = opened.begin().get(DURABILITY_KEY)
+                identity = opened.begin().get(IDENTITY_KEY)
+                opened.reader_check()
             if found is None:
                 raise StoreNotFound(f"{self.location!r} is an LMDB environment, but no store; name another place")
-            self._check(self.get(IDENTITY_KEY), self.location)
+            self._check(identity, self.location)
             self.durability = found.decode()
+            if durability is None and self.durability != "full":
+                self._abandon(opened)
+                opened = self._open_environment(self.durability)
+            # Where nobody waits for the disk, nothing would be shared.
+            self._group = None if (durability or self.durability) == "process" else GroupCommit(self._transact_all)
+            # Last: in a forked child other threads may wait for it already.
+            self._environment = opened
             if durability not in (None, self.durability):
                 self._change_durability(durability, flag)
-            elif self.durability != (durability or "full"):
-                self._abandon()
-                self._environment = self._open_environment(self.durability)
-            # Where nobody waits for the disk, nothing would be shared.
-            self._group = None if self.durability == "process" else GroupCommit(self._transact_all)
-            with translated(self.location):
-                self._environment.reader_check()
         except BaseException:
-            self._abandon()
+            self._abandon(opened)
             raise
 
-    def _abandon(self) -> None:
+    def _abandon(self, environment: Any) -> None:
         """Close an environment that nobody uses yet, or that is of no use any more."""
-        self._environment.close()
+        environment.close()
         self._views.file.close()
 
     def _check_suspect(self) -> None:
@@ -485,7 +488,7 @@ class LmdbEngine(Engine):
                 self._map_size = self._environment.info()["map_size"]
             except lmdb.Error as exc:
                 # The old map is gone already, and with it the environment.
-                self._abandon()
+                self._abandon(self._environment)
                 self._environment = self._open_environment(self.durability)
                 raise StoreFull(
                     f"the map of the store at {self.location!r} cannot grow: the system has no more addresses; lift "
