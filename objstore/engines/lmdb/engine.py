@@ -36,9 +36,11 @@ from objstore.record import Packed
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 _MOST_RESERVED = 1 << 40
 _LEAST_MAP = 1 << 24
+_LONGEST_WAIT = 5.0  # seconds, for others to end what they began
 
 
 class Options(NamedTuple):
@@ -76,6 +78,7 @@ class LmdbEngine(Engine):
         self._map_size = 0
         self._has_large = False  # whether there was ever a large record
         self._writing = Guard(location)  # those who are in the middle of a transaction of their engine's
+        self._moving = threading.Lock()  # whoever moves the map
         self._process = os.getpid()
         self._own: ref[LmdbWriter] | None = None  # the last transaction that a user began
         self._group: GroupCommit | None = None
@@ -155,7 +158,8 @@ class LmdbEngine(Engine):
             else:
                 self._map_size = size
                 self._movable = size < _reserved(self.location)
-                self._readers: WeakSet[Any] = WeakSet()  # kept only where the map may have to move
+                self._readers: WeakSet[Any] = WeakSet()  # these two are kept only where the map may have to move
+                self._writers = Guard(self.location)
                 # What shows the file of a map that may have to move by itself would stand in its way.
                 shows = not self._movable or self.options.map_size is not None
                 page_size = environment.stat()["psize"]
@@ -253,6 +257,7 @@ class LmdbEngine(Engine):
     def disown(self) -> None:
         """In a forked child: never touch the inherited environment again, open another at first use."""
         self._reopening = threading.Lock()
+        self._moving = threading.Lock()
         self._unready = True
         self._writing = Guard(self.location)
         self._process = os.getpid()
@@ -319,14 +324,29 @@ class LmdbEngine(Engine):
             self._views.log_old()
 
     def _reader(self) -> LmdbReader:
+        if self._movable:
+            return self._begin_movable(LmdbReader)
         try:
             txn = self._environment.begin()
         except lmdb.Error:
             txn = self._begin()
-        reader = LmdbReader(self._environment, txn, self.location)
-        if self._movable:
-            self._readers.add(reader)
-        return reader
+        return LmdbReader(self._environment, txn, self.location)
+
+    def _begin_movable(self, kind: Callable[..., T], *arguments: Any, **options: Any) -> T:
+        """Begin to read where the map may have to move: nobody moves it before this is known to read."""
+        deadline = time.monotonic() + _LONGEST_WAIT
+        while True:
+            token: object = self._views.guard.enter()
+            try:
+                txn = self._environment.begin(**options)
+                reader = kind(self._environment, txn, self.location, *arguments)
+                self._readers.add(reader)
+                return reader
+            except lmdb.Error as exc:
+                token = None  # who moves the map waits for it
+                self._mend(exc, deadline)
+            finally:
+                del token
 
     def _viewer(self) -> LmdbReader:
         """A reader that copies no large record: any, where there are none."""
@@ -336,14 +356,13 @@ class LmdbEngine(Engine):
             if not self._has_large:
                 return reader
             del reader  # and its slot
+        if self._movable:
+            return self._begin_movable(LmdbViewer, self._views, buffers=True)
         try:
             txn = self._environment.begin(None, None, False, True)  # db, parent, write, buffers
         except lmdb.Error:
             txn = self._begin(buffers=True)
-        viewer = LmdbViewer(self._environment, txn, self.location, self._views)
-        if self._movable:
-            self._readers.add(viewer)
-        return viewer
+        return LmdbViewer(self._environment, txn, self.location, self._views)
 
     # Writing
 
@@ -357,12 +376,29 @@ class LmdbEngine(Engine):
         if self._unready:
             self._make_ready()
         if self._movable:
-            self._grow_early()
+            return self._write_movable()
         try:
             txn = self._environment.begin(None, None, True, True)  # db, parent, write, buffers
         except lmdb.Error:
             txn = self._begin(write=True, buffers=True)
         return LmdbWriter(self._environment, txn, self.location)
+
+    def _write_movable(self) -> LmdbWriter:
+        """Begin to write where the map may have to move: nobody of this process moves it before the end."""
+        self._grow_early()
+        deadline = time.monotonic() + _LONGEST_WAIT
+        while True:
+            token: object = self._writers.enter()
+            try:
+                txn = self._environment.begin(write=True, buffers=True)
+                writer = LmdbWriter(self._environment, txn, self.location)
+                writer.token = token
+                return writer
+            except lmdb.Error as exc:
+                token = None  # who moves the map waits for it
+                self._mend(exc, deadline)
+            finally:
+                del token
 
     def _make_ready(self) -> None:
         """What must be done before the first write."""
@@ -436,26 +472,31 @@ class LmdbEngine(Engine):
     # What can go wrong, and be mended
 
     def _begin(self, **options: Any) -> Any:
-        """Begin a transaction; wait for a reader slot, and follow a map that others have made larger."""
-        deadline = time.monotonic() + 5.0
+        """Begin a transaction, whatever has to be mended or waited for."""
+        deadline = time.monotonic() + _LONGEST_WAIT
         while True:
             try:
                 return self._environment.begin(**options)
-            except lmdb.ReadersFullError as exc:
-                if not self._environment.reader_check() and time.monotonic() > deadline:
-                    raise StoreLocked(
-                        f"all {self._environment.max_readers()} reader slots of the store at {self.location!r} are "
-                        f"taken; end snapshots and iterations, or let the first who opens it give a larger max_readers"
-                    ) from exc
-                time.sleep(0.001)
-            except lmdb.BadRslotError:
-                continue  # the cached transaction had lost its slot, and is gone now
-            except lmdb.MapResizedError as exc:
-                self._resize(0, exc)
             except lmdb.Error as exc:
-                if not self._views.guard.is_shut:
-                    raise translate(exc, self.location) from exc
-                self._views.guard.enter()  # the map is being moved: wait for that
+                self._mend(exc, deadline)
+
+    def _mend(self, error: lmdb.Error, deadline: float) -> None:
+        """Why a transaction could not begin: wait for a reader slot, or follow a map that others have made larger."""
+        if isinstance(error, lmdb.ReadersFullError):
+            if not self._environment.reader_check() and time.monotonic() > deadline:
+                raise StoreLocked(
+                    f"all {self._environment.max_readers()} reader slots of the store at {self.location!r} are taken; "
+                    f"end snapshots and iterations, or let the first who opens it give a larger max_readers"
+                ) from error
+            time.sleep(0.001)
+        elif isinstance(error, lmdb.BadRslotError):
+            pass  # the cached transaction had lost its slot, and is gone now
+        elif isinstance(error, lmdb.MapResizedError):
+            self._resize(0, error)
+        elif self._views.guard.is_shut:
+            self._views.guard.enter()  # the map is being moved: wait for that
+        else:
+            raise translate(error, self.location) from error
 
     def _grow(self, full: StoreFull) -> bool:
         """Double a map that could not be reserved whole; whether it was done."""
@@ -466,41 +507,63 @@ class LmdbEngine(Engine):
 
     def _grow_early(self) -> None:
         """Grow such a map when it is half full: a transaction of the user's cannot be run again."""
-        with translated(self.location):
-            used = self._environment.info()["last_pgno"] * self._environment.stat()["psize"]
-        if not self.options.map_size and 2 * used > self._map_size and not (len(self._readers) or self._views.held()):
-            with suppress(StoreFull):
+        if self.options.map_size or len(self._readers) or self._views.held():
+            return
+        token = self._views.guard.enter()
+        try:
+            with translated(self.location):
+                used = self._environment.info()["last_pgno"] * self._environment.stat()["psize"]
+        finally:
+            del token
+        if 2 * used > self._map_size:
+            with suppress(StoreFull, StoreLocked):
                 self._resize(2 * self._map_size, None)
 
     def _resize(self, size: int, cause: lmdb.Error | None) -> None:
-        """Map `size` bytes (0: what the file has), once no reader of this process is left behind."""
-        deadline = time.monotonic() + 5.0
-        while len(self._readers) or self._views.held():
+        """Map `size` bytes (0: what the file has), once no reader and no writer of this process is left behind."""
+        began = self._map_size
+        with self._moving:
+            if size and self._map_size > began:
+                return  # another thread was faster
+            with self._writers.shut():
+                self._move(size, cause)
+
+    def _move(self, size: int, cause: lmdb.Error | None) -> None:
+        deadline = time.monotonic() + _LONGEST_WAIT
+        while True:
+            with self._views.guard.shut():
+                if not (len(self._readers) or self._views.held()):
+                    self._set_map_size(size)
+                    return
             if time.monotonic() > deadline:
                 raise (StoreLocked if size == 0 else StoreFull)(
                     f"the map of the store at {self.location!r} must grow, but snapshots or iterations of this process "
                     f"are open; end them, or reserve more with map_size"
                 ) from cause
             time.sleep(0.001)
-        with self._views.guard.shut():
-            try:
-                self._environment.set_mapsize(size)
-                self._map_size = self._environment.info()["map_size"]
-            except lmdb.Error as exc:
-                # The old map is gone already, and with it the environment.
-                self._abandon(self._environment)
-                self._environment = self._open_environment(self.durability)
-                raise StoreFull(
-                    f"the map of the store at {self.location!r} cannot grow: the system has no more addresses; lift "
-                    f"its limit, or delete something"
-                ) from exc
+
+    def _set_map_size(self, size: int) -> None:
+        try:
+            self._environment.set_mapsize(size)
+            self._map_size = self._environment.info()["map_size"]
+        except lmdb.Error as exc:
+            # The old map is gone already, and with it the environment.
+            self._abandon(self._environment)
+            self._environment = self._open_environment(self.durability)
+            raise StoreFull(
+                f"the map of the store at {self.location!r} cannot grow: the system has no more addresses; lift "
+                f"its limit, or delete something"
+            ) from exc
 
     def stats(self) -> Mapping[str, int]:
+        token = self._views.guard.enter()
         try:
             info, page_size = self._environment.info(), self._environment.stat()["psize"]
             readers = self._environment.readers().count("\n") - 1  # a heading, then a line for each
         except lmdb.Error as exc:
             raise translate(exc, self.location) from exc
+        finally:
+            del token
         return {
             "file_bytes": (info["last_pgno"] + 1) * page_size,
             "map_bytes": info["map_size"],
