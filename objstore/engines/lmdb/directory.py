@@ -25,11 +25,11 @@ import errno
 import fcntl
 import os
 import random
-import shutil
 import stat
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 
 from objstore.engines.lmdb.datafile import DATA
@@ -50,12 +50,13 @@ _WAIT_SECONDS = 10.0
 
 
 class Directory:
-    """The directory at `path`, opened by this process: holds the shared lock until `close`."""
+    """The directory at `path`: from `open` to `close` this process holds the shared lock."""
 
-    def __init__(self, path: str, descriptor: int | None, private: bool) -> None:
+    def __init__(self, path: str, private: bool) -> None:
         self.path = path
         self.private = private
-        self._descriptor = descriptor  # None: read-only media, where nobody can lock or write
+        self._file: FileIO | None = None  # it knows whether it is closed, where a number may be somebody else's by then
+        self._descriptor: int | None = None  # as on read-only media, where nobody can lock or write
 
     @property
     def data(self) -> str:
@@ -67,15 +68,13 @@ class Directory:
 
     # Opening
 
-    @classmethod
-    def open(
-        cls, path: str, flag: str, private: bool, make: Callable[[str], None], is_store: Callable[[str], bool]
-    ) -> Directory:
-        """Open the directory of a store, and make the store where `flag` allows it.
+    def open(self, flag: str, make: Callable[[str], None], is_store: Callable[[str], bool]) -> None:
+        """Open the directory of a store, and make the store where `flag` allows it.  Who fails must `close` it.
 
         `make(path)` writes a new environment into the empty directory it is given, `is_store(path)` tells
         whether an environment without our file is a store that lost it, or somebody else's.
         """
+        path, private = self.path, self.private
         if flag in "cn" and not os.path.lexists(path):
             _make_parents(os.path.dirname(path))
             with suppress(FileExistsError):  # another process makes it too
@@ -85,13 +84,37 @@ class Directory:
             _check_private(path)
         if OURS not in names and DATA in names and not is_store(path):
             raise StoreNotFound(f"{path!r} holds an LMDB environment that is no store; name another place")
-        directory = cls(path, _open_lock_file(path, flag, private), private)
+        self._open_lock_file(flag)
+        self._open_or_make(flag, make)
+
+    def _open_lock_file(self, flag: str) -> None:
+        """Open our file; leave it where it can be neither made nor opened for want of a writable disk."""
+        path = self.path
+        name = os.path.join(path, OURS)
+        always = os.O_CLOEXEC | os.O_NOFOLLOW
         try:
-            directory._open_or_make(flag, make)
-        except BaseException:
-            directory.close()
-            raise
-        return directory
+            create = os.O_CREAT if flag in "cn" or os.path.exists(os.path.join(path, DATA)) else 0
+            self._file = FileIO(os.open(name, os.O_RDWR | create | always, self.file_mode), "r+")
+            self._descriptor = self._file.fileno()
+            return
+        except FileNotFoundError:
+            raise StoreNotFound(f"there is no store at {path!r}; flag 'c' makes one") from None
+        except OSError as exc:
+            if exc.errno == errno.ELOOP:
+                raise StoreDenied(
+                    f"{name!r} is a symbolic link, which no store has; remove what was planted there"
+                ) from exc
+            if exc.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            if flag != "r":
+                raise ReadOnlyStore(
+                    f"the store at {path!r} cannot be written by this process; open it with flag 'r'"
+                ) from exc
+        try:
+            self._file = FileIO(os.open(name, os.O_RDONLY | always))
+            self._descriptor = self._file.fileno()
+        except FileNotFoundError:
+            return
 
     def _open_or_make(self, flag: str, make: Callable[[str], None]) -> None:
         self.lock_shared()
@@ -128,7 +151,7 @@ class Directory:
                 raise StoreLocked(f"another process made a store at {self.path!r} in this moment; close it there")
             return
         making = os.path.join(self.path, MAKING)
-        shutil.rmtree(making, ignore_errors=True)
+        _remove(making)
         os.mkdir(making, 0o700)
         make(making)
         with suppress(FileNotFoundError):
@@ -138,7 +161,7 @@ class Directory:
 
     def _finish(self) -> None:
         """The data file is in its place: clear away, and say so, when the disk knows."""
-        shutil.rmtree(os.path.join(self.path, MAKING), ignore_errors=True)
+        _remove(os.path.join(self.path, MAKING))
         _sync_directory(self.path)
         self.mark_clean()
         _sync_directory(os.path.dirname(self.path))
@@ -197,9 +220,9 @@ class Directory:
 
     def close(self) -> None:
         """Give up the lock."""
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            os.close(descriptor)
+        self._descriptor = None
+        if self._file is not None:
+            self._file.close()
 
     # The text of our file
 
@@ -292,30 +315,15 @@ def _check_private(path: str) -> None:
         )
 
 
-def _open_lock_file(path: str, flag: str, private: bool) -> int | None:
-    """A descriptor of our file; None where it can be neither made nor opened for want of a writable disk."""
-    name = os.path.join(path, OURS)
-    always = os.O_CLOEXEC | os.O_NOFOLLOW
-    try:
-        create = os.O_CREAT if flag in "cn" or os.path.exists(os.path.join(path, DATA)) else 0
-        return os.open(name, os.O_RDWR | create | always, 0o600 if private else 0o666)
-    except FileNotFoundError:
-        raise StoreNotFound(f"there is no store at {path!r}; flag 'c' makes one") from None
-    except OSError as exc:
-        if exc.errno == errno.ELOOP:
-            raise StoreDenied(
-                f"{name!r} is a symbolic link, which no store has; remove what was planted there"
-            ) from exc
-        if exc.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise
-        if flag != "r":
-            raise ReadOnlyStore(
-                f"the store at {path!r} cannot be written by this process; open it with flag 'r'"
-            ) from exc
-    try:
-        return os.open(name, os.O_RDONLY | always)
-    except FileNotFoundError:
-        return None
+def _remove(directory: str) -> None:
+    """Remove a directory of files, as far as that goes.
+
+    Not by `shutil.rmtree`: one that is interrupted closes a descriptor twice, which may be somebody else's by then.
+    """
+    with suppress(OSError):
+        for name in os.listdir(directory):
+            os.unlink(os.path.join(directory, name))
+        os.rmdir(directory)
 
 
 def _sync_directory(path: str) -> None:

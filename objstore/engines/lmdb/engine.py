@@ -13,7 +13,7 @@ from weakref import WeakSet, ref
 
 import lmdb
 
-from objstore.engines.base import DURABILITY_KEY, IDENTITY_KEY, OWN_TRANSACTION, Engine, Held, Reader, Stored
+from objstore.engines.base import DURABILITY_KEY, IDENTITY_KEY, OWN_TRANSACTION, Engine, Held, Reader, Stored, Users
 from objstore.engines.lmdb.datafile import DATA, REPLACED, check_whole, file_id, identify
 from objstore.engines.lmdb.directory import Directory, check_readable
 from objstore.engines.lmdb.errors import translate, translated, translated_os
@@ -65,14 +65,13 @@ class LmdbEngine(Engine):
         location: str,
         directory: Directory | None,
         options: Options,
-        durability: str | None,
-        flag: str,
         check: Callable[[bytes | None, str], None],
     ) -> None:
+        """Nothing is opened yet, see `open`."""
         self.location = location
         self.options = options
         self._directory = directory
-        self._handles: list[None] = []  # counted by its length: a collector may count in the middle of a line
+        self._users = Users(self.close_if_unused)
         self._reopening = threading.Lock()
         self._unready = True
         self._map_size = 0
@@ -83,11 +82,17 @@ class LmdbEngine(Engine):
         self._own: ref[LmdbWriter] | None = None  # the last transaction that a user began
         self._group: GroupCommit | None = None
         self._check = check
-        self._environment: Any  # an lmdb.Environment, or what stands in its place after a fork or a close
-        self._open(durability, flag)
-        self.file = identify(os.fstat(self._views.file.fileno()))
+        # An lmdb.Environment, or what stands in its place before it is open, after a fork, and after a close.
+        self._environment: Any = _Closed(location)
+        self._ending: Any = self._environment  # what was there, and is being closed
+        self._is_ending = self._is_closed = False
 
     # Opening and closing
+
+    def open(self, durability: str | None, flag: str) -> None:
+        """Open the environment."""
+        self._open(durability, flag)
+        self.file = identify(os.fstat(self._views.file.fileno()))
 
     def _open(self, durability: str | None, flag: str) -> None:
         """Open the environment as its recorded durability wants it, or change what is recorded."""
@@ -187,57 +192,76 @@ class LmdbEngine(Engine):
             self._directory.mark_clean()
         self._directory.lock_shared()
 
-    def retain(self) -> None:
-        self._handles.append(None)
+    def retain(self, user: object = None) -> None:
+        self._users.add(user)
 
-    def release(self, wait: bool = True) -> None:
-        self._handles.pop()
+    def release(self, user: object = None, wait: bool = True) -> None:
+        self._users.remove(user)
         self.close_if_unused(wait)
 
     def close_if_unused(self, wait: bool = False) -> None:
         """Close the environment, if no handle, no view and no child needs it any more."""
-        if self._is_used() or not _opening.acquire(blocking=wait):
+        if self._is_closed or self._is_used():
             return
-        try:
-            self._close()
-        finally:
-            _opening.release()
+        if wait:
+            with _opening:
+                self._close()
+        elif _opening.acquire(blocking=False):
+            try:
+                self._close()
+            finally:
+                _opening.release()
 
     def _is_used(self) -> bool:
-        return bool(self._handles) or self._views.is_needed()
+        return self._users.are_there() or self._views.is_needed()
 
     def _close(self, by_force: bool = False) -> None:
-        """Close it, unless it is used after all."""
-        if os.getpid() != self._process or isinstance(self._environment, (Inherited, _Closed)):
+        """Close it, unless it is used after all.
+
+        Each step may be done again: one that was interrupted is gone through once more by the next who opens or
+        closes a store, or by a collector in the middle of it.
+        """
+        if os.getpid() != self._process or isinstance(self._environment, Inherited) or self._is_closed:
             return
-        try:
-            self._writing.close()
-            self._views.guard.close()
-            is_in_use = self._is_used() and not by_force  # somebody took a view at the last moment
-        except StoreLocked:  # somebody is stopped in the middle: the next who opens or closes a store tries again
+        if not isinstance(self._environment, _Closed):
             is_in_use = True
-        environment = self._environment
-        if isinstance(environment, _Closed):  # by a collector, meanwhile
-            return
-        if is_in_use:
-            self._writing.reopen()
-            self._views.guard.reopen()
-            return
-        if _engines.get(self.directory_id) is self:
-            del _engines[self.directory_id]
-        self._environment = _Closed(self.location)
-        self._views.file.close()
-        directory = self._directory
+            try:
+                self._writing.close()
+                self._views.guard.close()
+                is_in_use = self._is_used() and not by_force  # somebody took a view at the last moment
+            except StoreLocked:  # somebody is stopped in the middle: the next who opens or closes tries again
+                pass
+            finally:
+                if is_in_use:
+                    self._writing.reopen()
+                    self._views.guard.reopen()
+            if is_in_use:
+                return
+            self._ending, self._environment = self._environment, _Closed(self.location)
+        self._end()
+
+    def _end(self) -> None:
+        directory, is_first, self._is_ending = self._directory, not self._is_ending, True
         try:
-            if directory is not None and not self.read_only and directory.dirty and directory.try_exclusive():
+            if is_first and directory and not self.read_only and directory.dirty and directory.try_exclusive():
                 # The last one out syncs what all wrote, and takes the mark away.
                 with translated(self.location):
-                    environment.sync(True)
+                    self._ending.sync(True)
                 directory.mark_clean()
         finally:
-            environment.close()
-            if directory is not None:
-                directory.close()
+            self.abandon()
+            if _engines.get(self.directory_id) is self:
+                del _engines[self.directory_id]
+            self._is_closed = True
+
+    def abandon(self) -> None:
+        """Close what is open, used or not."""
+        self._ending.close()
+        self._environment.close()
+        if hasattr(self, "_views"):  # else it was never open
+            self._views.file.close()
+        if self._directory is not None:
+            self._directory.close()
 
     def close_at_exit(self) -> None:
         """Close it with the interpreter, whoever uses it."""
@@ -596,8 +620,9 @@ def open_lmdb(
     durability: str | None,
     check: Callable[[bytes | None, str], None],
     options: Options,
+    user: object = None,
 ) -> LmdbEngine:
-    """The engine of the directory at `path`, made if `flag` allows it, with one handle counted.
+    """The engine of the directory at `path`, made if `flag` allows it, retained for `user`.
 
     `check(identity, location)` refuses a store that is not what the caller takes it for.
     """
@@ -607,18 +632,14 @@ def open_lmdb(
             each.close_if_unused()  # what a collector or a child left behind
         engine = _engines.get(_directory_id(location))
         if engine is None:
-            engine = _open_first(location, flag, initial, durability, check, options)
-            engine.retain()
-            engine.directory_id = _directory_id(location)
-            _engines[engine.directory_id] = engine
-            return engine
-        engine.retain()
+            return _open_first(location, flag, initial, durability, check, options, user)
+        engine.retain(user)
         try:
             _check_same(engine, flag, durability, options)
             engine.check_not_replaced()
             check(engine.get(IDENTITY_KEY), location)
         except BaseException:
-            engine.release()
+            engine.release(user)
             raise
         return engine
 
@@ -630,22 +651,33 @@ def _open_first(
     durability: str | None,
     check: Callable[[bytes | None, str], None],
     options: Options,
+    user: object,
 ) -> LmdbEngine:
-    if options.immutable:
-        if flag != "r":
-            raise ValueError("immutable=True is for reading; open with flag 'r'")
-        check_readable(location, options.private)
-        return LmdbEngine(location, None, options, durability, flag, check)
+    """Open it, and enter it among the engines of this process.
 
-    def make(directory: str) -> None:
-        _make_environment(directory, {**initial, DURABILITY_KEY: (durability or "full").encode()}, options)
+    What is opened belongs at once to something that exists already, so that whoever is interrupted can close it.
+    """
+    directory = None if options.immutable else Directory(location, options.private)
+    engine = LmdbEngine(location, directory, options, check)
 
-    directory = Directory.open(location, flag, options.private, make, _is_store)
+    def make(path: str) -> None:
+        _make_environment(path, {**initial, DURABILITY_KEY: (durability or "full").encode()}, options)
+
     try:
-        return LmdbEngine(location, directory, options, durability, flag, check)
+        if directory is not None:
+            directory.open(flag, make, _is_store)
+        elif flag != "r":
+            raise ValueError("immutable=True is for reading; open with flag 'r'")
+        else:
+            check_readable(location, options.private)
+        engine.open(durability, flag)
+        engine.retain(user)
+        engine.directory_id = _directory_id(location)
+        _engines[engine.directory_id] = engine
     except BaseException:
-        directory.close()
+        engine.abandon()
         raise
+    return engine
 
 
 def _check_same(engine: LmdbEngine, flag: str, durability: str | None, options: Options) -> None:
