@@ -196,7 +196,7 @@ class Interruption:
             before, self._last[frame] = self._last.get(frame), frame.f_lasti
             if before in _looks(frame.f_code):
                 self._pass(frame)
-        elif event == "return":
+        else:  # it returns, or the call raised: there it does not look
             self._last.pop(frame, None)
         return self._trace
 
@@ -280,7 +280,7 @@ def descriptors() -> list[str]:
     found = []
     for name in os.listdir("/proc/self/fd"):
         with suppress(OSError):  # the directory that is listed
-            found.append(os.readlink(f"/proc/self/fd/{name}"))
+            found.append(os.readlink(f"/proc/self/fd/{name}").removesuffix(" (deleted)"))
     return sorted(name for name in found if not name.startswith("/proc"))
 
 
