@@ -765,10 +765,10 @@ class TestMaking:
         ("place", "name"),
         [
             ("os", "mkdir"),
-            ("directory", "_open_lock_file"),
+            ("directory.Directory", "_open_lock_file"),
             ("directory.Directory", "lock_shared"),
             ("directory.Directory", "_make"),
-            ("directory.shutil", "rmtree"),
+            ("directory", "_remove"),
             ("os", "unlink"),
             ("os", "replace"),
             ("directory", "_sync_directory"),
