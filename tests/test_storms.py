@@ -403,7 +403,7 @@ READERS_DIE = """
         for _ in range(hundreds + 1):
             hear(pipe)
 
-    # The clean twin, written at the same pace: its reader reads for two seconds, and ends as it should.
+    # The clean twin, written at the same pace: its readers read for longer than the dead may, and end as they should.
     twin = path + ".twin"
     make(twin)
     pipe, telling = os.pipe()
@@ -412,7 +412,7 @@ READERS_DIE = """
         for how in ("many", "view"):
             wait_for(pipe, 1)
             kept = begin_to_read(store, how)
-            time.sleep(2)
+            time.sleep(1.5)
             del kept
         wait_for(pipe, 5)
     killed(writer)
@@ -440,7 +440,7 @@ READERS_DIE = """
         time.sleep(0.1)
     wait_for(pipe, 5)
     before = size(path)
-    wait_for(pipe, 30)
+    wait_for(pipe, 15)
     after = size(path)
     killed(writer)
     print(f"{durability}: {count} readers killed, {taken} slots taken; {before} and then {after} bytes, twin {clean}")
