@@ -126,7 +126,7 @@ class Store(Writable[K, V]):
         new = identity.new(self._kind, codec or Pickle.name)
         check = partial(identity.check, kind=self._kind, codec=codec)
         initial = {IDENTITY_KEY: identity.pack(new), **INITIAL_STATE}
-        engine = connect(location, flag, initial, durability, check, **options)
+        engine = connect(location, flag, initial, durability, check, self, **options)
         self._identity = identity.unpack(engine.get(IDENTITY_KEY), engine.location)
         # For pickles: what is of the handle.  Durability is of the store, and may have changed on the way.
         self._arguments = {
@@ -141,7 +141,7 @@ class Store(Writable[K, V]):
         self._attach(engine, Space("", Pickle(), clock), read_only=flag == "r")
 
     def _attach(self, engine: Engine, space: Space, read_only: bool) -> None:
-        """Become a handle of an engine, on which one more handle was counted."""
+        """Become a handle of an engine, which was retained for it."""
         self._engine = engine
         self._space = space
         self._read_only = read_only or engine.read_only
@@ -156,7 +156,6 @@ class Store(Writable[K, V]):
         self._put_beside: Callable[..., bool] = refuse if self._read_only else engine.put_beside
         self._compact: Callable[..., None] = refuse if self._read_only else engine.compact
         self._keeps_no_books = not space.prefix and self._default_ttl is None
-        self._release = weakref.finalize(self, engine.release, False)
 
     # The handle
 
@@ -185,8 +184,7 @@ class Store(Writable[K, V]):
         self._engine = closed
         self._find = self._record = self._there = closed.refuse  # type: ignore[method-assign]
         self._apply = self._write = self._put_beside = self._compact = closed.refuse  # type: ignore[method-assign]
-        if self._release.detach():
-            engine.release()
+        engine.release(self)
 
     def __enter__(self) -> Self:
         return self
@@ -338,7 +336,7 @@ class Store(Writable[K, V]):
         store = object.__new__(type(self))
         store._identity = self._identity
         store._arguments = self._arguments
-        self._engine.retain()
+        self._engine.retain(store)
         store._attach(self._engine, space, self._read_only)
         self._children = [child for child in self._children if child() is not None]
         self._children.append(weakref.ref(store))

@@ -110,11 +110,11 @@ class Unit:
             self._writer = self._begin()
             self._outer.resting = True
         else:
-            self.engine.retain()  # it stays open for as long as this lasts, whoever closes a handle
+            self.engine.retain(self)  # it stays open for as long as this lasts, whoever closes a handle
             try:
                 self._writer = self._begin()
             except BaseException:
-                self.engine.release()
+                self.engine.release(self)
                 raise
         self._thread = threading.get_ident()
         self._born = process.generation
@@ -133,7 +133,7 @@ class Unit:
             if self._outer is not None:
                 self._outer.resting = False
             else:
-                self.engine.release()
+                self.engine.release(self)
         if self.resting:
             raise TransactionError("a savepoint of the transaction was open at its end, so nothing of it was applied")
 

@@ -242,7 +242,7 @@ class Bank:
                 if any(acknowledged[slot] for slot in slots) and self.kill(process):
                     tellers.remove((process, slots))
                     killed.update(slots)
-                    left = sum(share - acknowledged[slot] for slot in slots)
+                    left = sum(self.shares[slot] - acknowledged[slot] for slot in slots)
                     tellers.append(self.start_teller(-(-left // rules.threads)))
         acknowledged[0] = 1
         for process, _ in auditors:

@@ -765,10 +765,10 @@ class TestMaking:
         ("place", "name"),
         [
             ("os", "mkdir"),
-            ("directory", "_open_lock_file"),
+            ("directory.Directory", "_open_lock_file"),
             ("directory.Directory", "lock_shared"),
             ("directory.Directory", "_make"),
-            ("directory.shutil", "rmtree"),
+            ("directory", "_remove"),
             ("directory", "reserve_locks"),
             ("os", "replace"),
             ("directory", "sync_directory"),

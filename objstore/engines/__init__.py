@@ -21,9 +21,10 @@ def connect(
     initial: Mapping[bytes, bytes],
     durability: str | None,
     check: Callable[[bytes | None, str], None] = lambda _identity, _location: None,
+    user: object = None,
     **options: Any,
 ) -> Engine:
-    """The engine at `location`, with one handle counted.
+    """The engine at `location`, retained for `user`.
 
     A new store begins with the records of `initial`; `check(identity, location)` refuses one that is not
     what the caller takes it for, before anything is changed.  Raises ValueError for a flag, an option or a kind
@@ -38,13 +39,14 @@ def connect(
     if separator and scheme == "memory":
         from objstore.engines.memory import open_memory
 
-        return open_memory(text, flag, initial, durability, check)
+        return open_memory(text, flag, initial, durability, check, user)
     if separator and scheme != "lmdb":
         raise ValueError(f"no engine is known for {scheme}://; a location is a path, lmdb:///path or memory://name")
 
     from objstore.engines.lmdb import Options, open_lmdb
 
-    return open_lmdb(_path(text) if separator else text, flag, initial, durability, check, Options(**options))
+    path = _path(text) if separator else text
+    return open_lmdb(path, flag, initial, durability, check, Options(**options), user)
 
 
 def path_of(location: str | os.PathLike[str]) -> str:

@@ -21,7 +21,9 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Concatenate, NamedTuple, ParamSpec, Protocol, Self, TypeVar
+from functools import partial
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, Self, TypeVar
+from weakref import ref
 
 from objstore.record import Packed
 
@@ -170,6 +172,43 @@ def _put_beside(writer: Writer, key: bytes, record: Packed, beside: bytes, first
     return True
 
 
+class Users:
+    """Who uses an engine: handles and transactions, for as long as they live.
+
+    They are looked at, not counted: one who is interrupted between any two steps of opening or closing is forgotten
+    with what was to use the engine.  `last` is called when one is dropped, by the garbage collector in the middle of
+    anything.
+    """
+
+    def __init__(self, last: Callable[[], object]) -> None:
+        self._last = last
+        self._seen: dict[int, ref[Any]] = {}  # by identity: a mapping has no hash
+        self._unseen: list[None] = []  # counted by its length
+
+    def add(self, user: object) -> None:
+        """Remember a user; None is one whose life nobody can see."""
+        if user is None:
+            self._unseen.append(None)
+        else:
+            self._seen[id(user)] = ref(user, partial(self._forget, id(user)))
+
+    def remove(self, user: object) -> None:
+        """Forget a user."""
+        if user is None:
+            self._unseen.pop()
+        else:
+            self._seen.pop(id(user), None)
+
+    def _forget(self, name: int, reference: ref[Any]) -> None:
+        if self._seen.get(name) is reference:
+            del self._seen[name]
+        self._last()
+
+    def are_there(self) -> bool:
+        """Whether anybody uses the engine."""
+        return bool(self._unseen) or any(reference() is not None for reference in list(self._seen.values()))
+
+
 class Engine(ABC):
     """Where a store keeps its bytes."""
 
@@ -263,12 +302,15 @@ class Engine(ABC):
         return None
 
     @abstractmethod
-    def retain(self) -> None:
-        """One more handle uses this engine."""
+    def retain(self, user: object = None) -> None:
+        """One more uses this engine: for as long as it lives, or until `release`.
+
+        None stands for somebody whose life nobody can see; each of those must `release` it.
+        """
 
     @abstractmethod
-    def release(self, wait: bool = True) -> None:
-        """One handle less; the engine closes with the last, and with what is shown of it.
+    def release(self, user: object = None, wait: bool = True) -> None:
+        """One user less; the engine closes with the last, and with what is shown of it.
 
         The garbage collector, which may come in the middle of anything, does not `wait` for others; what it cannot
         close at once is closed by the next who opens a store.

@@ -14,7 +14,16 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
-from objstore.engines.base import DURABILITY_KEY, IDENTITY_KEY, MAX_KEY_BYTES, OWN_TRANSACTION, Engine, Held, process
+from objstore.engines.base import (
+    DURABILITY_KEY,
+    IDENTITY_KEY,
+    MAX_KEY_BYTES,
+    OWN_TRANSACTION,
+    Engine,
+    Held,
+    Users,
+    process,
+)
 from objstore.errors import StoreLocked, StoreNotFound, TransactionError
 from objstore.record import HEAD_BYTES, Packed
 
@@ -216,7 +225,7 @@ class MemoryEngine(Engine):
     def __init__(self, location: str) -> None:
         self.location = location
         self._state = _State()
-        self._handles: list[None] = []
+        self._users = Users(self._close_if_unused)
         self._new_lock()
         _engines.add(self)
 
@@ -275,13 +284,16 @@ class MemoryEngine(Engine):
     def stats(self) -> Mapping[str, int]:
         return {}
 
-    def retain(self) -> None:
-        self._handles.append(None)
+    def retain(self, user: object = None) -> None:
+        self._users.add(user)
 
-    def release(self, wait: bool = True) -> None:
+    def release(self, user: object = None, wait: bool = True) -> None:
+        self._users.remove(user)
+        self._close_if_unused()
+
+    def _close_if_unused(self) -> None:
         with _opening:
-            self._handles.pop()
-            if not self._handles:
+            if not self._users.are_there():
                 _named.pop(self.location, None)
                 _engines.discard(self)
 
@@ -298,10 +310,11 @@ def open_memory(
     initial: Mapping[bytes, bytes],
     durability: str | None,
     check: Callable[[bytes | None, str], None],
+    user: object = None,
 ) -> MemoryEngine:
     """The engine behind `memory://name`, one per name and process, or a new one where there is no name.
 
-    It comes with one handle counted, as from every engine's opener.
+    It comes retained for `user`, as from every engine's opener.
     """
     if durability not in (None, MemoryEngine.durability):
         raise ValueError(f"a store in memory cannot have durability {durability!r}; leave it out, or name a path")
@@ -311,14 +324,14 @@ def open_memory(
             raise StoreLocked(f"flag 'n' replaces {location!r}, but it is open; close it first")
         if engine is not None:
             check(engine.get(IDENTITY_KEY), location)
-            engine.retain()
+            engine.retain(user)
             return engine
         if flag in "rw":
             raise StoreNotFound(f"there is no store at {location!r} in this process; open it with flag 'c' first")
         engine = MemoryEngine(location)
         records = {**initial, DURABILITY_KEY: engine.durability.encode()}
         engine.transact(MemoryWriter.put_many, records.items())
-        engine.retain()
+        engine.retain(user)
         if location != "memory://":
             _named[location] = engine
         return engine

@@ -31,11 +31,11 @@ import errno
 import fcntl
 import os
 import random
-import shutil
 import stat
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 
 from objstore.engines.lmdb.datafile import DATA
@@ -61,13 +61,14 @@ _WAIT_SECONDS = 10.0
 
 
 class Directory:
-    """The directory at `path`, opened by this process: holds the shared lock until `close`."""
+    """The directory at `path`: from `open` to `close` this process holds the shared lock."""
 
-    def __init__(self, path: str, descriptor: int | None, private: bool, max_readers: int) -> None:
+    def __init__(self, path: str, private: bool, max_readers: int) -> None:
         self.path = path
         self.private = private
         self._max_readers = max_readers
-        self.descriptor = descriptor  # None: read-only media, where nobody can lock or write
+        self._file: FileIO | None = None  # it knows whether it is closed, where a number may be somebody else's by then
+        self.descriptor: int | None = None  # as on read-only media, where nobody can lock or write
 
     @property
     def data(self) -> str:
@@ -80,7 +81,7 @@ class Directory:
 
     def remove_making(self) -> None:
         """Throw away what was not finished."""
-        shutil.rmtree(self.making, ignore_errors=True)
+        _remove(self.making)
 
     @property
     def file_mode(self) -> int:
@@ -88,23 +89,13 @@ class Directory:
 
     # Opening
 
-    @classmethod
-    def open(
-        cls,
-        path: str,
-        flag: str,
-        private: bool,
-        make: Callable[[str], None],
-        is_store: Callable[[str], bool],
-        *,
-        network: bool,
-        max_readers: int,
-    ) -> Directory:
-        """Open the directory of a store, and make the store where `flag` allows it.
+    def open(self, flag: str, make: Callable[[str], None], is_store: Callable[[str], bool], *, network: bool) -> None:
+        """Open the directory of a store, and make the store where `flag` allows it.  Who fails must `close` it.
 
         `make(path)` writes a new environment into the empty directory it is given, `is_store(path)` tells
         whether an environment without our file is a store that lost it, or somebody else's.
         """
+        path, private = self.path, self.private
         if not network:
             _check_local(path)
         if flag in "cn" and not os.path.lexists(path):
@@ -115,16 +106,42 @@ class Directory:
         _check_trusted(path, names, private)
         if OURS not in names and DATA in names and not is_store(path):
             raise StoreNotFound(f"{path!r} holds an LMDB environment that is no store; name another place")
-        directory = cls(path, _open_lock_file(path, flag, private), private, max_readers)
+        self._open_lock_file(flag)
+        self._open_or_make(flag, make)
+        if flag != "n":
+            self._check_writable(flag)
+        self._keep_room_for_locks(flag)
+
+    def _open_lock_file(self, flag: str) -> None:
+        """Open our file; leave it where it is missing from a disk that nobody can write."""
+        path = self.path
+        name = os.path.join(path, OURS)
+        always = os.O_CLOEXEC | os.O_NOFOLLOW
         try:
-            directory._open_or_make(flag, make)
-            if flag != "n":
-                directory._check_writable(flag)
-            directory._keep_room_for_locks(flag)
-        except BaseException:
-            directory.close()
-            raise
-        return directory
+            create = os.O_CREAT if flag in "cn" or os.path.exists(self.data) else 0
+            self._file = FileIO(os.open(name, os.O_RDWR | create | always, self.file_mode), "r+")
+            self.descriptor = self._file.fileno()
+            return
+        except FileNotFoundError:
+            raise StoreNotFound(f"there is no store at {path!r}; flag 'c' makes one") from None
+        except OSError as exc:
+            if exc.errno == errno.ELOOP:  # since it was looked at
+                raise StoreDenied(
+                    f"{name!r} is a symbolic link, which no store has; remove what was planted there"
+                ) from exc
+            if exc.errno not in _REFUSED:
+                raise
+            if flag != "r":
+                raise _read_only(path, name) from exc
+            nobody_writes = exc.errno == errno.EROFS
+            if nobody_writes and others_may_write(path):  # where it is mounted once more
+                raise _unprotected(path, name) from exc
+        try:
+            self._file = FileIO(os.open(name, os.O_RDONLY | always))
+            self.descriptor = self._file.fileno()
+        except FileNotFoundError as exc:
+            if not nobody_writes:
+                raise _unprotected(path, name) from exc
 
     def _open_or_make(self, flag: str, make: Callable[[str], None]) -> None:
         self.lock_shared()
@@ -188,46 +205,48 @@ class Directory:
             self._unlock()  # those who wait with a shared lock would wait for each other
             self._check_deadline(deadline)
 
-    @classmethod
-    def take(cls, path: str) -> Directory:
-        """The directory of a store that nobody has open, whole or not, with the exclusive lock.
+    def take(self) -> None:
+        """Take the directory of a store that nobody has open, whole or not, with the exclusive lock.
 
-        Raises StoreNotFound, StoreDenied, StoreLocked.
+        Raises StoreNotFound, StoreDenied, StoreLocked.  Who fails must `close` it.
         """
-        names = _check_is_store(path, making=False)
-        _check_trusted(path, names, private=False, linked=True)
-        directory = cls(path, _open_lock_file(path, "w", private=True), private=True, max_readers=0)
-        if not directory.try_exclusive():
-            directory.close()
-            raise StoreLocked(f"another process has the store at {path!r} open; close it there")
-        return directory
+        names = _check_is_store(self.path, making=False)
+        _check_trusted(self.path, names, private=False, linked=True)
+        self._open_lock_file("w")
+        if not self.try_exclusive():
+            raise StoreLocked(f"another process has the store at {self.path!r} open; close it there")
 
-    @classmethod
-    def make_new(cls, path: str, private: bool, make: Callable[[str], None], max_readers: int) -> None:
-        """Make a store at `path`, where there is nothing, or an empty directory.  If that fails, nothing is left there.
+    def make_new(self, make: Callable[[str], None]) -> None:
+        """Make a store where there is nothing, or an empty directory, and close it.  If that fails, nothing is left.
 
         `make(path)` writes the data file, synced, into the empty directory it is given.
         """
-        _make_parents(os.path.dirname(path), 0o755 if private else 0o777)
+        path = self.path
+        _make_parents(os.path.dirname(path), 0o755 if self.private else 0o777)
         was_there = os.path.isdir(path)
         if os.path.lexists(path) and (not was_there or os.listdir(path)):
             raise StoreExists(f"there is something at {path!r} already; name a new or an empty directory")
-        if not was_there:
-            os.mkdir(path, 0o700 if private else 0o777)
-        directory = cls(path, _open_lock_file(path, "c", private), private, max_readers)
         try:
-            if not directory.try_exclusive():
+            if not was_there:
+                os.mkdir(path, 0o700 if self.private else 0o777)
+            self._open_lock_file("c")
+            if not self.try_exclusive():
                 raise StoreLocked(f"another process makes a store at {path!r}; name another place")
-            directory.replace(make)
+            self.replace(make)
         except BaseException:
-            directory.remove_making()
-            if not os.path.exists(directory.data):
-                os.unlink(os.path.join(path, OURS))
-                if not was_there:
-                    os.rmdir(path)
+            self._leave_nothing(was_there)
             raise
         finally:
-            directory.close()
+            self.close()
+
+    def _leave_nothing(self, was_there: bool) -> None:
+        """Take back what was made, unless it is a whole store already, or another process makes one here."""
+        if os.path.exists(self.data) or not self.try_exclusive():
+            return
+        self.remove_making()
+        os.unlink(os.path.join(self.path, OURS))
+        if not was_there:
+            os.rmdir(self.path)
 
     def replace(self, make: Callable[[str], None]) -> None:
         """Put what `make(path)` writes into a directory of its own in the place of the data file, with new locks.
@@ -306,9 +325,9 @@ class Directory:
 
     def close(self) -> None:
         """Give up the lock."""
-        descriptor, self.descriptor = self.descriptor, None
-        if descriptor is not None:
-            os.close(descriptor)
+        self.descriptor = None
+        if self._file is not None:
+            self._file.close()
 
     # The text of our file
 
@@ -491,33 +510,19 @@ def _unprotected(path: str, name: str) -> StoreDenied:
     )
 
 
-def _open_lock_file(path: str, flag: str, private: bool) -> int | None:
-    """A descriptor of our file; None where it is missing from a disk that nobody can write."""
-    name = os.path.join(path, OURS)
-    always = os.O_CLOEXEC | os.O_NOFOLLOW
-    try:
-        create = os.O_CREAT if flag in "cn" or os.path.exists(os.path.join(path, DATA)) else 0
-        return os.open(name, os.O_RDWR | create | always, 0o600 if private else 0o666)
-    except FileNotFoundError:
-        raise StoreNotFound(f"there is no store at {path!r}; flag 'c' makes one") from None
-    except OSError as exc:
-        if exc.errno == errno.ELOOP:  # since it was looked at
-            raise StoreDenied(
-                f"{name!r} is a symbolic link, which no store has; remove what was planted there"
-            ) from exc
-        if exc.errno not in _REFUSED:
-            raise
-        if flag != "r":
-            raise _read_only(path, name) from exc
-        nobody_writes = exc.errno == errno.EROFS
-        if nobody_writes and others_may_write(path):  # where it is mounted once more
-            raise _unprotected(path, name) from exc
-    try:
-        return os.open(name, os.O_RDONLY | always)
-    except FileNotFoundError as exc:
-        if nobody_writes:
-            return None
-        raise _unprotected(path, name) from exc
+def _remove(directory: str) -> None:
+    """Remove a directory with what is in it, as far as that goes.
+
+    Not by `shutil.rmtree`: one that is interrupted closes a descriptor twice, which may be somebody else's by then.
+    """
+    with suppress(OSError):
+        for name in os.listdir(directory):
+            inner = os.path.join(directory, name)
+            if os.path.isdir(inner) and not os.path.islink(inner):
+                _remove(inner)
+            else:
+                os.unlink(inner)
+        os.rmdir(directory)
 
 
 # LMDB's table of readers: 64 bytes for each, and what all share.

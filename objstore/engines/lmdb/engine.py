@@ -25,6 +25,7 @@ from objstore.engines.base import (
     Progress,
     Reader,
     Stored,
+    Users,
     Verify,
 )
 from objstore.engines.lmdb import activity
@@ -63,9 +64,11 @@ from objstore.record import Packed
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 _MOST_RESERVED = 1 << 40
 _LEAST_MAP = 1 << 24
+_LONGEST_WAIT = 5.0  # seconds, for others to end what they began
 
 # Seconds that those who do not wait for the disk may write on after files were replaced, or a reader was killed.
 _LOOK_SECONDS = 0.5
@@ -98,63 +101,68 @@ class LmdbEngine(Engine):
         location: str,
         directory: Directory | None,
         options: Options,
-        durability: str | None,
-        flag: str,
         check: Callable[[bytes | None, str], None],
     ) -> None:
+        """Nothing is opened yet, see `open`."""
         self.location = location
         self.options = options
         self._directory = directory
-        self._handles: list[None] = []  # counted by its length: a collector may count in the middle of a line
+        self._users = Users(self.close_if_unused)
         self._reopening = threading.Lock()
         self._unready = True
         self._map_size = 0
         self._has_large = False  # whether there was ever a large record
         self._writing = Guard(location)  # those who are in the middle of a transaction of their engine's
+        self._moving = threading.Lock()  # whoever moves the map
         self._process = os.getpid()
         self._own: ref[LmdbWriter] | None = None  # the last transaction that a user began
         self._group: GroupCommit | None = None
         self._check = check
         self._notes = activity.Notes(lambda: None if directory is None else directory.descriptor)
         self._next_look = 0.0
-        self._environment: Any  # an lmdb.Environment, or what stands in its place after a fork or a close
-        self._open(durability, flag)
+        # An lmdb.Environment, or what stands in its place before it is open, after a fork, and after a close.
+        self._environment: Any = _Closed(location)
+        self._ending: Any = self._environment  # what was there, and is being closed
+        self._is_ending = self._is_closed = False
 
     # Opening and closing
 
-    def _open(self, durability: str | None, flag: str, guess: str = "full") -> None:
+    def open(self, durability: str | None, flag: str, guess: str = "full") -> None:
         """Open the environment as its recorded durability wants it, or change what is recorded.
 
         It must be opened to be read, so the durability is guessed first, where none is wanted.
         """
         self.read_only = self.options.immutable or not os.access(os.path.join(self.location, DATA), os.W_OK)
         self._check_suspect()
-        self._environment = self._open_environment(durability or guess)
+        opened = self._open_environment(durability or guess)
         try:
-            found = self.get(DURABILITY_KEY)
+            with translated(self.location):
+                found = opened.begin().get(DURABILITY_KEY)
+                identity = opened.begin().get(IDENTITY_KEY)
+                opened.reader_check()
             if found is None:
                 raise StoreNotFound(f"{self.location!r} is an LMDB environment, but no store; name another place")
-            self._check(identity := self.get(IDENTITY_KEY), self.location)
+            self._check(identity, self.location)
             if self._id not in (b"", identity):
                 raise StoreReplaced(REPLACED.format(self.location))
-            self._id = identity or b""
+            self._id = identity
             self.durability = found.decode()
+            if self.durability != guess and durability is None:
+                self._abandon(opened)
+                opened = self._open_environment(self.durability)
+            # Where nobody waits for the disk, nothing would be shared.
+            self._group = None if (durability or self.durability) == "process" else GroupCommit(self._transact_all)
+            # Last: in a forked child other threads may wait for it already.
+            self._environment = opened
             if durability not in (None, self.durability):
                 self._change_durability(durability, flag)
-            elif self.durability != (durability or guess):
-                self._abandon()
-                self._environment = self._open_environment(self.durability)
-            # Where nobody waits for the disk, nothing would be shared.
-            self._group = None if self.durability == "process" else GroupCommit(self._transact_all)
-            with translated(self.location):
-                self._environment.reader_check()
         except BaseException:
-            self._abandon()
+            self._abandon(opened)
             raise
 
-    def _abandon(self) -> None:
+    def _abandon(self, environment: Any) -> None:
         """Close an environment that nobody uses yet, or that is of no use any more."""
-        self._environment.close()
+        environment.close()
         self._views.file.close()
 
     def _check_suspect(self) -> None:
@@ -196,7 +204,8 @@ class LmdbEngine(Engine):
                 self._map_size = size
                 self._files = {name: file_id(self.location, name) for name in self._names()}
                 self._movable = size < _reserved(self.location)
-                self._readers: WeakSet[Any] = WeakSet()  # kept only where the map may have to move
+                self._readers: WeakSet[Any] = WeakSet()  # these two are kept only where the map may have to move
+                self._writers = Guard(self.location)
                 # What shows the file of a map that may have to move by itself would stand in its way.
                 shows = not self._movable or self.options.map_size is not None
                 page_size = environment.stat()["psize"]
@@ -224,57 +233,76 @@ class LmdbEngine(Engine):
             self._directory.mark_clean()
         self._directory.lock_shared()
 
-    def retain(self) -> None:
-        self._handles.append(None)
+    def retain(self, user: object = None) -> None:
+        self._users.add(user)
 
-    def release(self, wait: bool = True) -> None:
-        self._handles.pop()
+    def release(self, user: object = None, wait: bool = True) -> None:
+        self._users.remove(user)
         self.close_if_unused(wait)
 
     def close_if_unused(self, wait: bool = False) -> None:
         """Close the environment, if no handle, no view and no child needs it any more."""
-        if self._is_used() or not _opening.acquire(blocking=wait):
+        if self._is_closed or self._is_used():
             return
-        try:
-            self._close()
-        finally:
-            _opening.release()
+        if wait:
+            with _opening:
+                self._close()
+        elif _opening.acquire(blocking=False):
+            try:
+                self._close()
+            finally:
+                _opening.release()
 
     def _is_used(self) -> bool:
-        return bool(self._handles) or self._views.is_needed()
+        return self._users.are_there() or self._views.is_needed()
 
     def _close(self, by_force: bool = False) -> None:
-        """Close it, unless it is used after all."""
-        if os.getpid() != self._process or isinstance(self._environment, (Inherited, _Closed)):
+        """Close it, unless it is used after all.
+
+        Each step may be done again: one that was interrupted is gone through once more by the next who opens or
+        closes a store, or by a collector in the middle of it.
+        """
+        if os.getpid() != self._process or isinstance(self._environment, Inherited) or self._is_closed:
             return
-        try:
-            self._writing.close()
-            self._views.guard.close()
-            is_in_use = self._is_used() and not by_force  # somebody took a view at the last moment
-        except StoreLocked:  # somebody is stopped in the middle: the next who opens or closes a store tries again
+        if not isinstance(self._environment, _Closed):
             is_in_use = True
-        environment = self._environment
-        if isinstance(environment, _Closed):  # by a collector, meanwhile
-            return
-        if is_in_use:
-            self._writing.reopen()
-            self._views.guard.reopen()
-            return
-        if _engines.get(self.directory_id) is self:
-            del _engines[self.directory_id]
-        self._environment = _Closed(self.location)
-        self._views.file.close()
-        directory = self._directory
+            try:
+                self._writing.close()
+                self._views.guard.close()
+                is_in_use = self._is_used() and not by_force  # somebody took a view at the last moment
+            except StoreLocked:  # somebody is stopped in the middle: the next who opens or closes tries again
+                pass
+            finally:
+                if is_in_use:
+                    self._writing.reopen()
+                    self._views.guard.reopen()
+            if is_in_use:
+                return
+            self._ending, self._environment = self._environment, _Closed(self.location)
+        self._end()
+
+    def _end(self) -> None:
+        directory, is_first, self._is_ending = self._directory, not self._is_ending, True
         try:
-            if directory is not None and not self.read_only and directory.dirty and directory.try_exclusive():
+            if is_first and directory and not self.read_only and directory.dirty and directory.try_exclusive():
                 # The last one out syncs what all wrote, and takes the mark away.
                 with translated(self.location):
-                    environment.sync(True)
+                    self._ending.sync(True)
                 directory.mark_clean()
         finally:
-            environment.close()
-            if directory is not None:
-                directory.close()
+            self.abandon()
+            if _engines.get(self.directory_id) is self:
+                del _engines[self.directory_id]
+            self._is_closed = True
+
+    def abandon(self) -> None:
+        """Close what is open, used or not."""
+        self._ending.close()
+        self._environment.close()
+        if hasattr(self, "_views"):  # else it was never open
+            self._views.file.close()
+        if self._directory is not None:
+            self._directory.close()
 
     def close_at_exit(self) -> None:
         """Close it with the interpreter, whoever uses it."""
@@ -294,6 +322,7 @@ class LmdbEngine(Engine):
     def disown(self) -> None:
         """In a forked child: never touch the inherited environment again, open another at first use."""
         self._reopening = threading.Lock()
+        self._moving = threading.Lock()
         self._unready = True
         self._writing = Guard(self.location)
         self._process = os.getpid()
@@ -310,7 +339,7 @@ class LmdbEngine(Engine):
             if isinstance(self._environment, Inherited):
                 if self._directory is not None:
                     self._directory.lock_shared()
-                self._open(None, "w", guess=self.durability)
+                self.open(None, "w", guess=self.durability)
             return self._environment
 
     # What others may have done to the files
@@ -397,14 +426,29 @@ class LmdbEngine(Engine):
             self._views.log_old()
 
     def _reader(self) -> LmdbReader:
+        if self._movable:
+            return self._begin_movable(LmdbReader)
         try:
             txn = self._environment.begin()
         except lmdb.Error:
             txn = self._begin()
-        reader = LmdbReader(self._environment, txn, self.location)
-        if self._movable:
-            self._readers.add(reader)
-        return reader
+        return LmdbReader(self._environment, txn, self.location)
+
+    def _begin_movable(self, kind: Callable[..., T], *arguments: Any, **options: Any) -> T:
+        """Begin to read where the map may have to move: nobody moves it before this is known to read."""
+        deadline = time.monotonic() + _LONGEST_WAIT
+        while True:
+            token: object = self._views.guard.enter()
+            try:
+                txn = self._environment.begin(**options)
+                reader = kind(self._environment, txn, self.location, *arguments)
+                self._readers.add(reader)
+                return reader
+            except lmdb.Error as exc:
+                token = None  # who moves the map waits for it
+                self._mend(exc, deadline)
+            finally:
+                del token
 
     def _viewer(self) -> LmdbReader:
         """A reader that copies no large record: any, where there are none."""
@@ -414,14 +458,13 @@ class LmdbEngine(Engine):
             if not self._has_large:
                 return reader
             del reader  # and its slot
+        if self._movable:
+            return self._begin_movable(LmdbViewer, self._views, buffers=True)
         try:
             txn = self._environment.begin(None, None, False, True)  # db, parent, write, buffers
         except lmdb.Error:
             txn = self._begin(buffers=True)
-        viewer = LmdbViewer(self._environment, txn, self.location, self._views)
-        if self._movable:
-            self._readers.add(viewer)
-        return viewer
+        return LmdbViewer(self._environment, txn, self.location, self._views)
 
     # Writing
 
@@ -441,12 +484,29 @@ class LmdbEngine(Engine):
             self._make_ready()
         self._look_around()
         if self._movable:
-            self._grow_early()
+            return self._write_movable()
         try:
             txn = self._environment.begin(None, None, True, True)  # db, parent, write, buffers
         except lmdb.Error:
             txn = self._begin(write=True, buffers=True)
         return LmdbWriter(self._environment, txn, self.location)
+
+    def _write_movable(self) -> LmdbWriter:
+        """Begin to write where the map may have to move: nobody of this process moves it before the end."""
+        self._grow_early()
+        deadline = time.monotonic() + _LONGEST_WAIT
+        while True:
+            token: object = self._writers.enter()
+            try:
+                txn = self._environment.begin(write=True, buffers=True)
+                writer = LmdbWriter(self._environment, txn, self.location)
+                writer.token = token
+                return writer
+            except lmdb.Error as exc:
+                token = None  # who moves the map waits for it
+                self._mend(exc, deadline)
+            finally:
+                del token
 
     def _make_ready(self) -> None:
         """What must be done before the first write."""
@@ -527,26 +587,31 @@ class LmdbEngine(Engine):
     # What can go wrong, and be mended
 
     def _begin(self, **options: Any) -> Any:
-        """Begin a transaction; wait for a reader slot, and follow a map that others have made larger."""
-        deadline = time.monotonic() + 5.0
+        """Begin a transaction, whatever has to be mended or waited for."""
+        deadline = time.monotonic() + _LONGEST_WAIT
         while True:
             try:
                 return self._environment.begin(**options)
-            except lmdb.ReadersFullError as exc:
-                if not self._environment.reader_check() and time.monotonic() > deadline:
-                    raise StoreLocked(
-                        f"all {self._environment.max_readers()} reader slots of the store at {self.location!r} are "
-                        f"taken; end snapshots and iterations, or let the first who opens it give a larger max_readers"
-                    ) from exc
-                time.sleep(0.001)
-            except lmdb.BadRslotError:
-                continue  # the cached transaction had lost its slot, and is gone now
-            except lmdb.MapResizedError as exc:
-                self._resize(0, exc)
             except lmdb.Error as exc:
-                if not self._views.guard.is_shut:
-                    raise translate(exc, self.location) from exc
-                self._views.guard.enter()  # the map is being moved: wait for that
+                self._mend(exc, deadline)
+
+    def _mend(self, error: lmdb.Error, deadline: float) -> None:
+        """Why a transaction could not begin: wait for a reader slot, or follow a map that others have made larger."""
+        if isinstance(error, lmdb.ReadersFullError):
+            if not self._environment.reader_check() and time.monotonic() > deadline:
+                raise StoreLocked(
+                    f"all {self._environment.max_readers()} reader slots of the store at {self.location!r} are taken; "
+                    f"end snapshots and iterations, or let the first who opens it give a larger max_readers"
+                ) from error
+            time.sleep(0.001)
+        elif isinstance(error, lmdb.BadRslotError):
+            pass  # the cached transaction had lost its slot, and is gone now
+        elif isinstance(error, lmdb.MapResizedError):
+            self._resize(0, error)
+        elif self._views.guard.is_shut:
+            self._views.guard.enter()  # the map is being moved: wait for that
+        else:
+            raise translate(error, self.location) from error
 
     def _grow(self, full: StoreFull) -> bool:
         """Double a map that could not be reserved whole; whether it was done."""
@@ -557,46 +622,61 @@ class LmdbEngine(Engine):
 
     def _grow_early(self) -> None:
         """Grow such a map when it is half full: a transaction of the user's cannot be run again."""
-        with translated(self.location):
-            used = self._environment.info()["last_pgno"] * self._environment.stat()["psize"]
-        if not self.options.map_size and 2 * used > self._map_size and not (len(self._readers) or self._views.held()):
-            with suppress(StoreFull):
+        if self.options.map_size or len(self._readers) or self._views.held():
+            return
+        token = self._views.guard.enter()
+        try:
+            with translated(self.location):
+                used = self._environment.info()["last_pgno"] * self._environment.stat()["psize"]
+        finally:
+            del token
+        if 2 * used > self._map_size:
+            with suppress(StoreFull, StoreLocked):
                 self._resize(2 * self._map_size, None)
 
     def _resize(self, size: int, cause: lmdb.Error | None) -> None:
-        """Map `size` bytes (0: what the file has), once no reader of this process is left behind."""
-        deadline = time.monotonic() + 5.0
-        while len(self._readers) or self._views.held():
+        """Map `size` bytes (0: what the file has), once no reader and no writer of this process is left behind."""
+        began = self._map_size
+        with self._moving:
+            if size and self._map_size > began:
+                return  # another thread was faster
+            with self._writers.shut():
+                self._move(size, cause)
+
+    def _move(self, size: int, cause: lmdb.Error | None) -> None:
+        deadline = time.monotonic() + _LONGEST_WAIT
+        while True:
+            with self._views.guard.shut():
+                if not (len(self._readers) or self._views.held()):
+                    self._set_map_size(size)
+                    return
             if time.monotonic() > deadline:
                 raise (StoreLocked if size == 0 else StoreFull)(
                     f"the map of the store at {self.location!r} must grow, but snapshots or iterations of this process "
                     f"are open; end them, or reserve more with map_size"
                 ) from cause
             time.sleep(0.001)
-        with self._views.guard.shut():
-            try:
-                self._environment.set_mapsize(size)
-                self._map_size = self._environment.info()["map_size"]
-            except lmdb.Error as exc:
-                # The old map is gone already, and with it the environment.
-                self._abandon()
-                self._environment = self._open_environment(self.durability)
-                raise StoreFull(
-                    f"the map of the store at {self.location!r} cannot grow: the system has no more addresses; lift "
-                    f"its limit, or delete something"
-                ) from exc
+
+    def _set_map_size(self, size: int) -> None:
+        try:
+            self._environment.set_mapsize(size)
+            self._map_size = self._environment.info()["map_size"]
+        except lmdb.Error as exc:
+            # The old map is gone already, and with it the environment.
+            self._abandon(self._environment)
+            self._environment = self._open_environment(self.durability)
+            raise StoreFull(
+                f"the map of the store at {self.location!r} cannot grow: the system has no more addresses; lift "
+                f"its limit, or delete something"
+            ) from exc
 
     # Care
 
     def backup(self, path: str, verify: Verify, progress: Progress | None) -> None:
         private = self._directory is None or self._directory.private
         with translated_os(path):
-            Directory.make_new(
-                os.path.abspath(path),
-                private,
-                lambda making: self._copy(making, verify, progress),
-                self.options.max_readers,
-            )
+            directory = Directory(os.path.abspath(path), private, self.options.max_readers)
+            directory.make_new(lambda making: self._copy(making, verify, progress))
 
     def _copy(self, making: str, verify: Verify, progress: Progress | None) -> None:
         token = self._views.guard.enter()  # the map stays where it is meanwhile
@@ -664,16 +744,21 @@ class LmdbEngine(Engine):
         }
 
     def reading(self) -> tuple[Activity, ...]:
-        with translated(self.location):
-            table, last = self._environment.readers(), self._environment.info()["last_txnid"]
-        return activity.readers(table, last, self._notes)
+        return activity.readers(self._environment.readers(), self._last_state(), self._notes)
 
     def writing(self) -> Activity | None:
         if self.options.immutable:
             return None
-        with translated(self.location):
-            last = self._environment.info()["last_txnid"]
-        return activity.writer(os.path.join(self.location, LOCK), last, self._notes)
+        return activity.writer(os.path.join(self.location, LOCK), self._last_state(), self._notes)
+
+    def _last_state(self) -> int:
+        token = self._views.guard.enter()  # it is read from the map
+        try:
+            with translated(self.location):
+                last: int = self._environment.info()["last_txnid"]
+        finally:
+            del token
+        return last
 
 
 _COMPACTING = (
@@ -722,8 +807,9 @@ def open_lmdb(
     durability: str | None,
     check: Callable[[bytes | None, str], None],
     options: Options,
+    user: object = None,
 ) -> LmdbEngine:
-    """The engine of the directory at `path`, made if `flag` allows it, with one handle counted.
+    """The engine of the directory at `path`, made if `flag` allows it, retained for `user`.
 
     `check(identity, location)` refuses a store that is not what the caller takes it for.
     """
@@ -735,18 +821,14 @@ def open_lmdb(
             raise StoreLocked(f"this process checks or salvages the store at {location!r}; open it when that is done")
         engine = _engines.get(_directory_id(location))
         if engine is None:
-            engine = _open_first(location, flag, initial, durability, check, options)
-            engine.retain()
-            engine.directory_id = _directory_id(location)
-            _engines[engine.directory_id] = engine
-            return engine
-        engine.retain()
+            return _open_first(location, flag, initial, durability, check, options, user)
+        engine.retain(user)
         try:
             _check_same(engine, flag, durability, options)
             engine.check_not_replaced()
             check(engine.get(IDENTITY_KEY), location)
         except BaseException:
-            engine.release()
+            engine.release(user)
             raise
         return engine
 
@@ -758,19 +840,22 @@ def take(path: str) -> Iterator[Directory]:
     Raises StoreNotFound, StoreDenied, StoreLocked; ReadOnlyStore where this process cannot lock it.
     """
     location = os.path.abspath(path)
-    with _opening, translated_os(location):
-        for each in list(_engines.values()):
-            each.close_if_unused()
-        directory_id = _directory_id(location)
-        if directory_id in _engines or directory_id in _taken:
-            raise StoreLocked(f"the store at {location!r} is open in this process; close it first")
-        directory = Directory.take(location)
-        _taken.add(directory_id)
+    directory = Directory(location, private=True, max_readers=0)
+    mine = (0, 0)
     try:
+        with _opening, translated_os(location):
+            for each in list(_engines.values()):
+                each.close_if_unused()
+            directory_id = _directory_id(location)
+            if directory_id in _engines or directory_id in _taken:
+                raise StoreLocked(f"the store at {location!r} is open in this process; close it first")
+            directory.take()
+            mine = directory_id
+            _taken.add(mine)
         yield directory
     finally:
-        _taken.discard(directory_id)
         directory.close()
+        _taken.discard(mine)
 
 
 def _open_first(
@@ -780,24 +865,33 @@ def _open_first(
     durability: str | None,
     check: Callable[[bytes | None, str], None],
     options: Options,
+    user: object,
 ) -> LmdbEngine:
-    if options.immutable:
-        if flag != "r":
-            raise ValueError("immutable=True is for reading; open with flag 'r'")
-        check_readable(location, options.private)
-        return LmdbEngine(location, None, options, durability, flag, check)
+    """Open it, and enter it among the engines of this process.
 
-    def make(directory: str) -> None:
-        _make_environment(directory, {**initial, DURABILITY_KEY: (durability or "full").encode()}, options)
+    What is opened belongs at once to something that exists already, so that whoever is interrupted can close it.
+    """
+    directory = None if options.immutable else Directory(location, options.private, options.max_readers)
+    engine = LmdbEngine(location, directory, options, check)
 
-    directory = Directory.open(
-        location, flag, options.private, make, _is_store, network=options.network, max_readers=options.max_readers
-    )
+    def make(path: str) -> None:
+        _make_environment(path, {**initial, DURABILITY_KEY: (durability or "full").encode()}, options)
+
     try:
-        return LmdbEngine(location, directory, options, durability, flag, check)
+        if directory is not None:
+            directory.open(flag, make, _is_store, network=options.network)
+        elif flag != "r":
+            raise ValueError("immutable=True is for reading; open with flag 'r'")
+        else:
+            check_readable(location, options.private)
+        engine.open(durability, flag)
+        engine.retain(user)
+        engine.directory_id = _directory_id(location)
+        _engines[engine.directory_id] = engine
     except BaseException:
-        directory.close()
+        engine.abandon()
         raise
+    return engine
 
 
 def _check_same(engine: LmdbEngine, flag: str, durability: str | None, options: Options) -> None:

@@ -95,7 +95,7 @@ def make_store(path: str, initial: Mapping[bytes, bytes], durability: str, fill:
             engine.release()
 
     with translated_os(path):
-        Directory.make_new(os.path.abspath(path), True, make, Options().max_readers)
+        Directory(os.path.abspath(path), True, Options().max_readers).make_new(make)
 
 
 @contextmanager

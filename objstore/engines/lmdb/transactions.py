@@ -163,6 +163,7 @@ class LmdbWriter(LmdbReader):
     def __init__(self, environment: Any, txn: Any, location: str) -> None:
         super().__init__(environment, txn, location)
         self._thread = get_ident()
+        self.token: object = None  # of the guard that knows who writes, where there is one
 
     def is_open(self) -> bool:
         """Whether it must still be ended."""
@@ -283,8 +284,11 @@ class LmdbWriter(LmdbReader):
             txn.commit()
         except lmdb.Error as exc:
             raise translate(exc, self._location) from exc
+        finally:
+            self.token = None
 
     def abort(self) -> None:
         if self._born == process.generation and self.txn is not _ENDED:
             txn, self.txn = self.txn, _ENDED
             txn.abort()
+            self.token = None
