@@ -445,7 +445,7 @@ class Promise:
         if isinstance(what, Began):
             self._level = what.level
             self.levels.add(what.level)
-            if what.what in ("write", "change") and "process" in self.levels:
+            if what.what in ("write", "change", "compact") and "process" in self.levels:
                 self.may_be_suspect = True
         elif isinstance(what, Put):
             self._put[what.thread] = self.commits + 1
