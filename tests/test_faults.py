@@ -135,6 +135,18 @@ def replace(work):
     work.open("n")
 
 
+def compact(work):
+    work.store.compact()
+
+
+def back_up(work):
+    """To a place that is new each time; a backup that failed must not be in the way of the next."""
+    shutil.rmtree(work.path + ".backup", ignore_errors=True)
+    work.store.backup(work.path + ".backup")
+    with Store(work.path + ".backup", "r") as copy:
+        assert read(copy) == work.model
+
+
 def close(work):
     work.store.close()
     work.store = None
@@ -166,6 +178,7 @@ def changed(step, model):
 
 STEPS = [
     *(make, put, update, transaction, array, two_at_once, read_all, delete, sync, increment),
+    # *(compact, update, back_up),
     *(reopen, read_all, increment, array, replace, put, close),
 ]
 WRITING = {put, update, transaction, array, two_at_once, delete, increment}
@@ -316,7 +329,8 @@ def run(place, level, fault=None):
             if step in WRITING and level == "process" and not is_marked(work.store):
                 wrong.append("unsynced writes were begun without the mark of them")
     wrong += complaints(work, step, error, after, fault)
-    shutil.rmtree(work.path, ignore_errors=True)
+    for path in (work.path, work.path + ".backup"):
+        shutil.rmtree(path, ignore_errors=True)
     return Outcome(describe(error), wrong, calls.seen)
 
 
