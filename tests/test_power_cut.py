@@ -378,7 +378,6 @@ def test_a_disk_that_ignores_syncs_is_found_out(place, seed):
 def test_a_disk_on_which_headers_are_not_synced_is_found_out(place, seed):
     found = found_where(place, "full", seed, lost=lambda event: isinstance(event, Written))
     assert found["lost"] > 5
-    assert not found["torn"] + found["died"]
 
 
 def test_a_store_without_the_mark_of_unsynced_writes_is_found_out(place, seed, monkeypatch):
