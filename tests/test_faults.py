@@ -178,7 +178,7 @@ def changed(step, model):
 
 STEPS = [
     *(make, put, update, transaction, array, two_at_once, read_all, delete, sync, increment),
-    # *(compact, update, back_up),
+    *(compact, update, back_up),
     *(reopen, read_all, increment, array, replace, put, close),
 ]
 WRITING = {put, update, transaction, array, two_at_once, delete, increment}

@@ -382,6 +382,6 @@ def backing_up_workload(run):
 SHORT_WORKLOADS = [
     making_workload,
     replacing_workload,
-    # compacting_workload,
-    # backing_up_workload,
+    compacting_workload,
+    backing_up_workload,
 ]
