@@ -161,19 +161,19 @@ def examine(path, promise, contents, rng):
         return make_one(path, "n", "suspect") if rng.random() < 0.1 else ("suspect", None)
     except StoreError as exc:
         return "refused", repr(exc)
-    with store:
-        try:
+    try:
+        with store:
             found = read(store)
-        except Exception as exc:  # noqa: BLE001  (a tree that is a mixture may come to any)
-            return "torn", repr(exc)
-        verdict = compare(found, promise, contents)
-        if store.stats().durability not in promise.levels:
-            return "lost", f"the durability is {store.stats().durability!r} again"
+            verdict = compare(found, promise, contents)
+            if store.stats().durability not in promise.levels:
+                return "lost", f"the durability is {store.stats().durability!r} again"
+            if verdict[0] == "intact":
+                write_again(store, found, rng)
         if verdict[0] == "intact":
-            write_again(store, found, rng)
-    if verdict[0] == "intact":
-        with Store(path, "w", clock=clock) as store:
-            assert read(store) == found, "what was written after the cut is not what is read"
+            with Store(path, "w", clock=clock) as store:
+                assert read(store) == found, "what was written after the cut is not what is read"
+    except Exception as exc:  # noqa: BLE001  (a tree that is a mixture may come to any)
+        return "torn", repr(exc)
     return verdict
 
 
