@@ -206,7 +206,7 @@ class Call(NamedTuple):
 
 
 class Fault(NamedTuple):
-    number: int  # of the call, from 0 on
+    number: int  # of the call in its step, from 0 on
     call: Call
     how: str
 
@@ -230,7 +230,8 @@ class Calls:
     """Counts calls, and lets one fail."""
 
     def __init__(self, fault=None):
-        self.seen: list[Call] = []
+        self.seen: list[tuple[int, Call]] = []
+        self._counts = Counter[str]()
         self.step = ""
         self._fault = fault
 
@@ -258,11 +259,13 @@ class Calls:
         self._stack.close()
 
     def _how(self, name):
-        number = len(self.seen)
-        self.seen.append(Call(name, self.step))
-        if self._fault is None or number != self._fault.number:
+        call = Call(name, self.step)
+        number = self._counts[self.step]
+        self._counts[self.step] += 1
+        self.seen.append((number, call))
+        if self._fault is None or (number, self.step) != (self._fault.number, self._fault.call.step):
             return None
-        if self.seen[-1] != self._fault.call:
+        if call != self._fault.call:
             os._exit(9)  # the workload is not the same: nothing could be said of this fault
         return self._fault.how
 
@@ -411,8 +414,8 @@ FATAL_ALLOCATION = 4
 def is_known_to_end_the_process(fault, calls):
     if fault.call.step != BEGINS_SAVEPOINT or fault.call.name not in ALLOCATIONS:
         return False
-    before = calls[: fault.number + 1]
-    return sum(call.step == BEGINS_SAVEPOINT and call.name in ALLOCATIONS for call in before) >= FATAL_ALLOCATION
+    before = [call for number, call in calls if call.step == BEGINS_SAVEPOINT and number <= fault.number]
+    return sum(call.name in ALLOCATIONS for call in before) >= FATAL_ALLOCATION
 
 
 def faults(place, level):
@@ -420,7 +423,7 @@ def faults(place, level):
     plain = result(partial(run, place, level))
     assert plain.error == "nothing"
     assert not plain.wrong
-    every = [Fault(number, call, how) for number, call in enumerate(plain.calls) for how in KINDS[call.name]]
+    every = [Fault(number, call, how) for number, call in plain.calls for how in KINDS[call.name]]
     return [fault for fault in every if not is_known_to_end_the_process(fault, plain.calls)]
 
 

@@ -312,7 +312,7 @@ def interrupted_marking_workload(run):
     run.update()
     run.reopen()
     store = run.store
-    run.recorder.end_after(run.turn % 3)  # one writes the mark, one cuts the file, one syncs it
+    run.recorder.end_after(run.turn % 2)  # one writes the mark, one syncs it
     run.recorder.mark(Began("write", run.level))
     with suppress(Ended):
         store["a"] = 1
@@ -327,6 +327,7 @@ def failing_sync_workload(run):
     run.put()
     for _ in range(2):
         before = {space: dict(items) for space, items in run.now.items()}
+        run.recorder.mark(Began("failing sync", run.level))
         run.recorder.fail_sync_after(run.rng.randrange(3))
         with pytest.raises(StoreError):
             for _ in range(3):
@@ -341,6 +342,7 @@ def failing_close_workload(run):
     """The sync fails with which unsynced writes end; the next one succeeds."""
     run.make()
     run.update()
+    run.recorder.mark(Began("failing sync", run.level))
     run.recorder.fail_sync_after(0)
     with pytest.raises(StoreError):
         run.store.close()

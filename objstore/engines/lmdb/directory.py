@@ -13,6 +13,7 @@ And its text says what the data file cannot say of itself:
 
     objstore 1                 the store was made completely
     dirty <boot id>            unsynced writes were begun under this boot of the machine
+    failed <boot id>           a sync failed under it
 
 (Behind the text are notes of who reads and writes, see `activity`.)
 
@@ -56,6 +57,8 @@ OURS = "objstore.lock"
 MAKING = "objstore.making"
 
 _COMPLETE = "objstore 1"
+_DIRTY = "dirty"
+_FAILED = "failed"
 _TEXT_BYTES = 256  # of our file; what comes behind it are notes (see `activity`)
 _WAIT_SECONDS = 10.0
 
@@ -183,11 +186,14 @@ class Directory:
         self.replace(make)
 
     def _finish(self) -> None:
-        """The data file is in its place: clear away, and say so, when the disk knows."""
+        """The data file is in its place, whole and synced: clear away, and say so, when the disk knows its name.
+
+        That is said last, because who reads it syncs no name any more.
+        """
         self.remove_making()
         sync_directory(self.path)
-        self.mark_clean()
         sync_directory(os.path.dirname(self.path))
+        self._write_text(_COMPLETE)
         self.lock_shared()
 
     def _wait_to_make(self) -> bool:
@@ -244,9 +250,12 @@ class Directory:
         if os.path.exists(self.data) or not self.try_exclusive():
             return
         self.remove_making()
-        os.unlink(os.path.join(self.path, OURS))
-        if not was_there:
-            os.rmdir(self.path)
+        with suppress(OSError):  # what is not there was not made yet
+            os.unlink(os.path.join(self.path, LOCK))
+        with suppress(OSError):
+            os.unlink(os.path.join(self.path, OURS))
+            if not was_there:
+                os.rmdir(self.path)
 
     def replace(self, make: Callable[[str], None]) -> None:
         """Put what `make(path)` writes into a directory of its own in the place of the data file, with new locks.
@@ -339,10 +348,10 @@ class Directory:
                 return ""
         return text_of(os.pread(self.descriptor, _TEXT_BYTES, 0))
 
-    def _write_text(self, text: str) -> None:
+    def _write_text(self, *lines: str) -> None:
         """Write it as a whole or, where the disk refuses, not at all: half a mark would make the store suspect."""
         assert self.descriptor is not None
-        old, new = self._text().encode(), text.encode()
+        old, new = self._text().encode(), "".join(f"{line}\n" for line in lines).encode()
         same = len(os.path.commonprefix([old, new]))  # noqa: RUF071  (byte by byte is what is meant)
         with translated_os(self.path, f"marked in {OURS}"):
             try:
@@ -358,28 +367,39 @@ class Directory:
                 raise
 
     def mark_dirty(self) -> None:
-        """Say, synced, that unsynced writes begin now."""
-        self._write_text(f"{_COMPLETE}\ndirty {boot_id()}\n")
+        """Say, synced, that unsynced writes begin now; also where it says so, for that may not be synced."""
+        self._write_text(_COMPLETE, f"{_DIRTY} {boot_id()}", *self._marks(_FAILED))
 
     def mark_clean(self) -> None:
         """Say, synced, that everything is on the disk."""
-        self._write_text(f"{_COMPLETE}\n")
+        self._write_text(_COMPLETE, *self._marks(_FAILED))
+
+    def mark_failed(self) -> None:
+        """Say that a sync has failed: the system may have dropped what it could not write, and forgets that.
+
+        What it has in memory is right until it goes down; then only a copy or somebody's decision makes it so.
+        """
+        self._write_text(_COMPLETE, *self._marks(_DIRTY), f"{_FAILED} {boot_id()}")
 
     def accept(self) -> None:
         """Take the data file as it is for what it should be: somebody has checked it, and decided so."""
         with open(self.data, "rb") as file:
             os.fsync(file.fileno())
-        self.mark_clean()
+        self._write_text(_COMPLETE)
 
     @property
     def dirty(self) -> bool:
         """Whether unsynced writes were begun, now or before a crash."""
-        return "\ndirty " in self._text()
+        return bool(self._marks(_DIRTY))
 
     @property
     def suspect(self) -> bool:
-        """Whether the machine went down after unsynced writes were begun."""
-        return self.dirty and f"\ndirty {boot_id()}\n" not in self._text()
+        """Whether the machine went down after unsynced writes were begun, or after a sync had failed."""
+        now = boot_id()
+        return any(mark.partition(" ")[2] != now for mark in self._marks(_DIRTY) + self._marks(_FAILED))
+
+    def _marks(self, kind: str) -> list[str]:
+        return [line for line in self._text().splitlines() if line.startswith(kind)]
 
 
 def text_of(found: bytes) -> str:
@@ -406,6 +426,7 @@ def _make_parents(path: str, mode: int) -> None:
             raise _below_a_file(path) from exc
     except NotADirectoryError as exc:
         raise _below_a_file(path) from exc
+    sync_directory(os.path.dirname(path))  # it is a name in there
 
 
 def _below_a_file(path: str) -> StoreNotFound:

@@ -49,6 +49,7 @@ from objstore.engines.lmdb.grouping import Call, GroupCommit
 from objstore.engines.lmdb.transactions import LmdbReader, LmdbWriter
 from objstore.engines.lmdb.zerocopy import Guard, LmdbViewer, Views
 from objstore.errors import (
+    OutcomeUnknown,
     ReadOnlyStore,
     StoreClosed,
     StoreCorrupt,
@@ -208,8 +209,12 @@ class LmdbEngine(Engine):
                 self._writers = Guard(self.location)
                 # What shows the file of a map that may have to move by itself would stand in its way.
                 shows = not self._movable or self.options.map_size is not None
-                page_size = environment.stat()["psize"]
-                self._views = Views(self.location, page_size, shows, self.close_if_unused, self._notes.reads)
+                try:
+                    page_size = environment.stat()["psize"]
+                    self._views = Views(self.location, page_size, shows, self.close_if_unused, self._notes.reads)
+                except BaseException:  # no descriptor is left, say
+                    environment.close()
+                    raise
                 return environment
 
     def _change_durability(self, durability: str | None, flag: str) -> None:
@@ -286,8 +291,10 @@ class LmdbEngine(Engine):
         try:
             if is_first and directory and not self.read_only and directory.dirty and directory.try_exclusive():
                 # The last one out syncs what all wrote, and takes the mark away.
-                with translated(self.location):
+                try:
                     self._ending.sync(True)
+                except lmdb.Error as exc:
+                    raise self._failed(exc) from exc
                 directory.mark_clean()
         finally:
             self.abandon()
@@ -335,7 +342,7 @@ class LmdbEngine(Engine):
             self._environment = Inherited(self._reopen)
 
     def _reopen(self) -> Any:
-        with self._reopening:
+        with self._reopening, translated_os(self.location):
             if isinstance(self._environment, Inherited):
                 if self._directory is not None:
                     self._directory.lock_shared()
@@ -489,7 +496,7 @@ class LmdbEngine(Engine):
             txn = self._environment.begin(None, None, True, True)  # db, parent, write, buffers
         except lmdb.Error:
             txn = self._begin(write=True, buffers=True)
-        return LmdbWriter(self._environment, txn, self.location)
+        return LmdbWriter(self._environment, txn, self.location, self._failed)
 
     def _write_movable(self) -> LmdbWriter:
         """Begin to write where the map may have to move: nobody of this process moves it before the end."""
@@ -499,7 +506,7 @@ class LmdbEngine(Engine):
             token: object = self._writers.enter()
             try:
                 txn = self._environment.begin(write=True, buffers=True)
-                writer = LmdbWriter(self._environment, txn, self.location)
+                writer = LmdbWriter(self._environment, txn, self.location, self._failed)
                 writer.token = token
                 return writer
             except lmdb.Error as exc:
@@ -516,7 +523,7 @@ class LmdbEngine(Engine):
             raise ReadOnlyStore(
                 f"the store at {self.location!r} can only be read by this process; mend its permissions"
             )
-        if self.durability == "process" and self._directory is not None and not self._directory.dirty:
+        if self.durability == "process" and self._directory is not None:
             self._directory.mark_dirty()
         self._unready = False
 
@@ -582,7 +589,27 @@ class LmdbEngine(Engine):
         try:
             self._environment.sync(True)
         except lmdb.Error as exc:
-            raise translate(exc, self.location) from exc
+            raise self._failed(exc) from exc
+
+    def _failed(self, error: lmdb.Error) -> StoreError:
+        """What it means that a commit or a sync has failed.
+
+        Where more was written than what failed, the system may have dropped some of it, and the next sync that
+        succeeds says nothing of that: so it is marked.
+        """
+        meaning = translate(error, self.location)
+        try:
+            self._environment.begin()
+        except lmdb.PanicError:
+            return OutcomeUnknown(
+                f"the store at {self.location!r} could not write its header, so whether the transaction was applied is "
+                f"unknown; close it everywhere in this process, open it again, and look"
+            )
+        except (lmdb.Error, StoreClosed):
+            pass  # of no matter here
+        if self._directory is not None and self.durability != "full" and not isinstance(meaning, StoreFull):
+            self._directory.mark_failed()
+        return meaning
 
     # What can go wrong, and be mended
 
@@ -690,7 +717,7 @@ class LmdbEngine(Engine):
         self._make_ready()
         directory = self._directory
         assert directory is not None, "what has no directory is read-only"
-        with self._opened_alone(), self._writing.shut(), translated_os(self.location):
+        with self._opened_alone(), self._writing.shut(), translated_os(self.location, "compacted"):
             own = None if self._own is None else self._own()
             if own is not None and own.is_open():
                 raise TransactionError(OWN_TRANSACTION if own.is_open_here() else _COMPACTING.format(self.location))

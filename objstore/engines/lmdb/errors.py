@@ -39,9 +39,14 @@ _TRANSLATIONS: tuple[tuple[tuple[type[lmdb.Error], ...], type[StoreError], str],
         "is damaged, or of another version of LMDB; restore a backup",
     ),
     (
+        (lmdb.MemoryError,),
+        StoreError,
+        "got no memory from the system, and nothing of the transaction was applied; try again when there is some",
+    ),
+    (
         (lmdb.PanicError,),
         StoreError,
-        "could not write its header, so the outcome of that commit is unknown; close and open it again, and look",
+        "could not write its header before; close it everywhere in this process, and open it again",
     ),
     (
         (lmdb.ReadonlyError,),
@@ -126,4 +131,6 @@ def translated_os(location: str, what: str = "opened or made") -> Iterator[None]
             raise StoreFull(f"{said}; make room and try again") from exc
         if exc.errno == errno.EIO:
             raise StoreError(f"{said}; look after the disk, and copy what can still be read") from exc
+        if exc.errno in (errno.EMFILE, errno.ENFILE):
+            raise StoreError(f"{said}; close some, or lift ulimit -n, and try again") from exc
         raise StoreError(f"{said} ({exc.filename!r}); name another place") from exc

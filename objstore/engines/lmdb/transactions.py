@@ -7,7 +7,7 @@ transaction is ended by the thread that began it (see `transaction`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from mmap import MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, mmap
 from threading import get_ident
 from typing import Any
@@ -17,7 +17,7 @@ import lmdb
 from objstore.engines.base import process
 from objstore.engines.lmdb.addresses import writable
 from objstore.engines.lmdb.errors import translate
-from objstore.errors import TransactionError
+from objstore.errors import StoreError, TransactionError
 from objstore.record import HEAD_BYTES, LARGE, Draft, Packed
 
 FORKED = "this began before a fork and belongs to the parent; begin a new one in the child"
@@ -160,8 +160,9 @@ class LmdbWriter(LmdbReader):
     a map in which a write transaction is open, and py-lmdb's `close` waits for its end.
     """
 
-    def __init__(self, environment: Any, txn: Any, location: str) -> None:
+    def __init__(self, environment: Any, txn: Any, location: str, failed: Callable[[lmdb.Error], StoreError]) -> None:
         super().__init__(environment, txn, location)
+        self._failed = failed  # what a commit that fails means
         self._thread = get_ident()
         self.token: object = None  # of the guard that knows who writes, where there is one
 
@@ -275,7 +276,7 @@ class LmdbWriter(LmdbReader):
             inner = self._environment.begin(parent=self.txn, write=True, buffers=True)
         except lmdb.Error as exc:
             raise translate(exc, self._location) from exc
-        return LmdbWriter(self._environment, inner, self._location)
+        return LmdbWriter(self._environment, inner, self._location, self._failed)
 
     def commit(self) -> None:
         self._check()
@@ -283,7 +284,7 @@ class LmdbWriter(LmdbReader):
         try:
             txn.commit()
         except lmdb.Error as exc:
-            raise translate(exc, self._location) from exc
+            raise self._failed(exc) from exc
         finally:
             self.token = None
 
