@@ -398,6 +398,36 @@ class TestBackup:
             assert not (tmp_path / "new").exists()
             store.backup(tmp_path / "new")
 
+    def test_one_who_is_interrupted_leaves_no_thread_that_writes_into_other_files(self, path, tmp_path, monkeypatch):
+        go_on = threading.Event()
+
+        def start(thread, start=threading.Thread.start):
+            run = thread.run
+            thread.run = lambda: (go_on.wait(60), run())
+            start(thread)
+            interrupt()
+
+        def interrupt(*_arguments):
+            raise KeyboardInterrupt
+
+        with Store(path) as store:
+            fill(store)
+            before = set(threading.enumerate())
+            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                patch.setattr(threading.Thread, "start", start)
+                patch.setattr(threading.Thread, "join", interrupt)
+                store.backup(tmp_path / "b.store")
+            names = [tmp_path / f"other {number}" for number in range(4)]
+            others = [os.open(name, os.O_RDWR | os.O_CREAT) for name in names]  # these get descriptors that were closed
+            (copying,) = set(threading.enumerate()) - before
+            go_on.set()
+            copying.join(60)
+            for other in others:
+                os.close(other)
+            assert [os.path.getsize(name) for name in names] == [0] * 4
+            assert not (tmp_path / "b.store").exists()
+            store.backup(tmp_path / "b.store")
+
     def test_progress(self, path, tmp_path):
         seen = []
         with Store(path) as store:

@@ -706,12 +706,8 @@ class LmdbEngine(Engine):
             directory.make_new(lambda making: self._copy(making, verify, progress))
 
     def _copy(self, making: str, verify: Verify, progress: Progress | None) -> None:
-        token = self._views.guard.enter()  # the map stays where it is meanwhile
-        try:
-            mode = 0o600 if self._directory is None else self._directory.file_mode
-            copy_into(making, self._environment, self.location, mode, verify, progress)
-        finally:
-            del token
+        mode = 0o600 if self._directory is None else self._directory.file_mode
+        copy_into(making, self._environment, self._views.guard, self.location, mode, verify, progress)
 
     def compact(self, verify: Verify, progress: Progress | None) -> None:
         self._make_ready()
