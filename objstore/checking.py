@@ -66,10 +66,11 @@ def check(location: str | os.PathLike[str], *, accept: bool = False, progress: P
 
 def check_engine(engine: Engine, progress: Progress | None) -> CheckReport:
     """Check the last committed state of an open engine."""
-    inspection = engine.inspection()
-    if inspection is None:
-        return _report(audit(engine.location, engine.read().scan(b"")))
-    return run(inspection, progress)
+    with engine.kept_open():
+        inspection = engine.inspection()
+        if inspection is None:
+            return _report(audit(engine.location, engine.read().scan(b"")))
+        return run(inspection, progress)
 
 
 def require_whole(inspection: Inspection, progress: Progress | None) -> None:
