@@ -6,6 +6,7 @@ import multiprocessing.spawn
 import os
 import signal
 import stat
+import sys
 import threading
 import time
 
@@ -173,6 +174,37 @@ class TestCheck:
             report = store.check()
             assert not report.ok
             assert "ended early: status 1" in report.problems[0]
+
+    def test_what_is_in_the_surroundings_of_its_process_does_no_harm(self, path, tmp_path, monkeypatch):
+        (tmp_path / "here").mkdir()
+        (tmp_path / "here" / "json.py").write_text("raise SystemExit(3)")
+        (tmp_path / "site").mkdir()
+        (tmp_path / "site" / "sitecustomize.py").write_text("print('{}', end='')")
+        monkeypatch.chdir(tmp_path / "here")
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+        monkeypatch.setenv("PYTHONVERBOSE", "2")  # more than a pipe takes
+        monkeypatch.setattr(sys, "path", [*sys.path, tmp_path])
+        with Store(path) as store:
+            fill(store)
+            assert store.check().ok
+
+    @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="what a process has open is read from /proc")
+    def test_where_no_process_can_be_started(self, path):
+        program = """
+            import os, resource, subprocess, sys
+            from objstore import Store, StoreError, check
+            from objstore.engines import lmdb
+            store = Store(sys.argv[1])
+            store["a"] = 1
+            resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")), 4096))
+            assert store.stats().entries == 1
+            for call in (store.check, lambda: check(sys.argv[1])):
+                try:
+                    call()
+                except StoreError as exc:
+                    print(exc)
+        """
+        assert run(program, path).count("no process can be started") == 2
 
     def test_a_reader_may_check(self, path):
         with Store(path) as store:
@@ -834,6 +866,11 @@ class TestWhoReadsAndWrites:
             assert reading.age is not None
             second.close()
             assert store.stats().reading == ()
+
+    def test_nobody_is_told_of_where_the_file_of_locks_is_gone(self, path):
+        with Store(path) as store, store.transaction():
+            os.unlink(path / "lock.mdb")
+            assert store.stats().writing is None
 
     def test_free_pages_are_counted(self, path):
         with Store(path) as store:
