@@ -20,7 +20,7 @@ from objstore import keys
 from objstore.audit import Audit, Damage, audit
 from objstore.engines import path_of
 from objstore.engines.base import Engine, Inspection, Progress
-from objstore.errors import StoreCorrupt
+from objstore.errors import StoreCorrupt, StoreError
 from objstore.keys import LostKey
 
 
@@ -49,8 +49,9 @@ def check(location: str | os.PathLike[str], *, accept: bool = False, progress: P
     with it.  No check can tell a record from an older one under the same key, so what was written last before the
     machine went down may be missing in it.
 
-    `progress(done, total)` is called now and then, with pages.  Raises StoreNotFound, StoreDenied, StoreLocked;
-    ValueError for a location that is no path.
+    `progress(done, total)` is called now and then, with pages.  Raises StoreNotFound, StoreDenied, StoreLocked,
+    StoreCorrupt where there is nothing to check; StoreError where no process can be started; ValueError for a location
+    that is no path.
     """
     from objstore.engines.lmdb import inspecting
 
@@ -66,10 +67,11 @@ def check(location: str | os.PathLike[str], *, accept: bool = False, progress: P
 
 def check_engine(engine: Engine, progress: Progress | None) -> CheckReport:
     """Check the last committed state of an open engine."""
-    inspection = engine.inspection()
-    if inspection is None:
-        return _report(audit(engine.location, engine.read().scan(b"")))
-    return run(inspection, progress)
+    with engine.kept_open():
+        inspection = engine.inspection()
+        if inspection is None:
+            return _report(audit(engine.location, engine.read().scan(b"")))
+        return run(inspection, progress)
 
 
 def require_whole(inspection: Inspection, progress: Progress | None) -> None:
@@ -90,6 +92,8 @@ def _report(found: Audit) -> CheckReport:
 
 # The two ends of the pipe
 
+# A line that begins so is ours: what a process is loaded with may print, too.
+_MARK = "objstore: "
 _PROGRAM = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from objstore.checking import main; main()"
 
 
@@ -100,23 +104,37 @@ def run(inspection: Inspection, progress: Progress | None) -> CheckReport:
     from multiprocessing.spawn import get_executable
 
     descriptor = inspection.descriptor
-    arguments = [json.dumps(sys.path), str(descriptor), inspection.state, inspection.location]
-    program = subprocess.Popen(  # noqa: S603  (ourselves)
-        [os.fsdecode(get_executable()), "-c", _PROGRAM, *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        pass_fds=(descriptor,),
-        text=True,
-    )
+    path = [each for each in sys.path if isinstance(each, str)]  # what else is there finds no module
+    # Not to load anything from the working directory, which may be a stranger's.
+    isolated = "-I" if sys.flags.isolated else "-P"
+    arguments = [json.dumps(path), str(descriptor), inspection.state, inspection.location]
+    try:
+        program = subprocess.Popen(  # noqa: S603  (ourselves)
+            [os.fsdecode(get_executable()), isolated, "-c", _PROGRAM, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,  # nobody would empty a second pipe
+            pass_fds=(descriptor,),
+            encoding="utf-8",
+            errors="replace",
+        )
+    except OSError as exc:
+        raise StoreError(
+            f"no process can be started that checks the store at {inspection.location!r}: {exc.strerror}; lift the "
+            f"limit, or end something"
+        ) from exc
     found: dict[str, Any] = {}
+    complaint = ""
     try:
         assert program.stdout is not None
         for line in program.stdout:
-            found = json.loads(line)
+            if not line.startswith(_MARK):
+                complaint = line.strip() or complaint
+                continue
+            found = json.loads(line.removeprefix(_MARK))
             if progress and "done" in found:
                 progress(found["done"], found["total"])
-        _, complaint = program.communicate()
+        program.wait()
     finally:
         program.kill()  # which does nothing where it has ended
         program.communicate()
@@ -144,7 +162,8 @@ def main() -> None:
 
 
 def _tell(**found: Any) -> None:
-    print(json.dumps(found), flush=True)
+    # On a line of its own, whatever others have written.
+    print("", _MARK + json.dumps(found), sep="\n", flush=True)
 
 
 def _encoded(key: Any) -> tuple[str, bool]:
@@ -158,4 +177,4 @@ def _damage(namespace: str, key: str, is_lost: bool, reason: str) -> Damage:
 
 def _ending(status: int, complaint: str) -> str:
     what = f"status {status}" if status >= 0 else signal.Signals(-status).name
-    return " ".join((what, *complaint.strip().splitlines()[-1:]))
+    return f"{what} {complaint}".rstrip()

@@ -6,6 +6,7 @@ import multiprocessing.spawn
 import os
 import signal
 import stat
+import sys
 import threading
 import time
 
@@ -173,6 +174,37 @@ class TestCheck:
             report = store.check()
             assert not report.ok
             assert "ended early: status 1" in report.problems[0]
+
+    def test_what_is_in_the_surroundings_of_its_process_does_no_harm(self, path, tmp_path, monkeypatch):
+        (tmp_path / "here").mkdir()
+        (tmp_path / "here" / "json.py").write_text("raise SystemExit(3)")
+        (tmp_path / "site").mkdir()
+        (tmp_path / "site" / "sitecustomize.py").write_text("print('{}', end='')")
+        monkeypatch.chdir(tmp_path / "here")
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+        monkeypatch.setenv("PYTHONVERBOSE", "2")  # more than a pipe takes
+        monkeypatch.setattr(sys, "path", [*sys.path, tmp_path])
+        with Store(path) as store:
+            fill(store)
+            assert store.check().ok
+
+    @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="what a process has open is read from /proc")
+    def test_where_no_process_can_be_started(self, path):
+        program = """
+            import os, resource, subprocess, sys
+            from objstore import Store, StoreError, check
+            from objstore.engines import lmdb
+            store = Store(sys.argv[1])
+            store["a"] = 1
+            resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")), 4096))
+            assert store.stats().entries == 1
+            for call in (store.check, lambda: check(sys.argv[1])):
+                try:
+                    call()
+                except StoreError as exc:
+                    print(exc)
+        """
+        assert run(program, path).count("no process can be started") == 2
 
     def test_a_reader_may_check(self, path):
         with Store(path) as store:
@@ -610,6 +642,121 @@ class TestCompact:
             store.compact()
             assert store["a"] == 1
 
+    @pytest.mark.parametrize("durability", ["full", "process"])
+    @pytest.mark.parametrize("what", ["compact", "backup", "check"])
+    def test_one_who_closes_the_last_handle_meanwhile(self, path, tmp_path, durability, what):
+        program = """
+            import sys
+            from objstore import Store
+            path, target, durability, what = sys.argv[1:]
+            store = Store(path, durability=durability)
+            store.update(dict.fromkeys(range(2000), "x" * 1000))
+            arguments = [target] if what == "backup" else []
+
+            def close_it(done, total):
+                if done > total // 2:
+                    store.close()
+
+            report = getattr(store, what)(*arguments, progress=close_it)
+            assert report is None or report.ok
+            assert store.closed
+            with Store(path) as store:
+                store.update(dict.fromkeys(range(2000, 2010), 1))
+        """
+        run(program, path, tmp_path / "b.store", durability, what)
+        assert b"dirty" not in (path / "objstore.lock").read_bytes()
+        with Store(path) as store:
+            assert len(store) == 2010
+            store.compact()
+
+    def test_one_who_comes_again_out_of_the_middle_of_it_is_refused(self, path):
+        program = """
+            import sys
+            from objstore import Store, StoreLocked
+            from objstore.engines.lmdb import engine
+            store = Store(sys.argv[1])
+            store.update(dict.fromkeys(range(100), 0))
+            refused = []
+
+            def refuse(call):
+                try:
+                    call()
+                except StoreLocked as exc:
+                    refused.append(str(exc))
+
+            def come_again(*arguments, was=engine._is_unread):
+                refuse(lambda: store[1])  # where a signal may be handled
+                return was(*arguments)
+
+            engine._is_unread = come_again
+            store.compact(progress=lambda done, total: refuse(lambda: store.delete(1)))
+            assert len(refused) > 1, refused
+            assert all("this thread is in the middle" in each for each in refused), refused
+            store[1] = 2
+            assert store[1] == 2
+        """
+        run(program, path)
+
+    def test_readers_that_were_killed_do_not_stand_in_its_way(self, path):
+        with Store(path) as store:
+            store["a"] = 1
+            run(
+                """
+                import os, signal, sys
+                from objstore import Store
+                store = Store(sys.argv[1])
+                process = os.fork()
+                if process == 0:
+                    snapshot = store.snapshot()
+                    os.kill(os.getpid(), signal.SIGKILL)
+                os.waitpid(process, 0)
+                """,
+                path,
+            )
+            store.compact()
+
+    def test_the_table_of_locks_is_not_looked_at_while_it_goes_away(self, path):
+        program = """
+            import sys, threading
+            from objstore import Store
+            from objstore.engines.lmdb import activity
+            store = Store(sys.argv[1])
+            store["a"] = 1
+            found, go_on = threading.Event(), threading.Event()
+
+            def address_of(path, was=activity._address_of):
+                address = was(path)
+                found.set()
+                go_on.wait(1)  # the compaction waits for this one, or ends
+                return address
+
+            activity._address_of = address_of
+            threads = [threading.Thread(target=call) for call in (store.stats, store.compact)]
+            threads[0].start()
+            found.wait()
+            threads[1].start()
+            threads[1].join(3)
+            go_on.set()
+            for thread in threads:
+                thread.join()
+        """
+        run(program, path)
+
+    def test_a_forked_child_may_open_it_once_more(self, path):
+        with Store(path) as store:
+            store["a"] = 1
+            read_end, write_end = os.pipe()
+            process = os.fork()
+            if process == 0:
+                os.read(read_end, 1)
+                with Store(path) as again:
+                    os._exit(again["a"] != 1)
+            store.compact()
+            os.write(write_end, b".")
+            assert os.waitpid(process, 0)[1] == 0
+            os.close(read_end)
+            os.close(write_end)
+
     def test_a_forked_child_goes_on(self, path):
         with Store(path) as store:
             store["a"] = 1
@@ -719,6 +866,11 @@ class TestWhoReadsAndWrites:
             assert reading.age is not None
             second.close()
             assert store.stats().reading == ()
+
+    def test_nobody_is_told_of_where_the_file_of_locks_is_gone(self, path):
+        with Store(path) as store, store.transaction():
+            os.unlink(path / "lock.mdb")
+            assert store.stats().writing is None
 
     def test_free_pages_are_counted(self, path):
         with Store(path) as store:

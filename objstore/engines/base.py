@@ -21,6 +21,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, Self, TypeVar
 from weakref import ref
@@ -315,3 +316,12 @@ class Engine(ABC):
         The garbage collector, which may come in the middle of anything, does not `wait` for others; what it cannot
         close at once is closed by the next who opens a store.
         """
+
+    @contextmanager
+    def kept_open(self) -> Iterator[None]:
+        """Whoever gives up the last handle meanwhile, it is open until this block ends."""
+        self.retain()
+        try:
+            yield
+        finally:
+            self.release()

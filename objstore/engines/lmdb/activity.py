@@ -105,9 +105,13 @@ def _lock_owner(lock_path: str) -> int:
 
 
 def _address_of(path: str) -> int | None:
-    """Where a file begins in the memory of this process."""
-    inode = str(os.stat(path).st_ino)
-    for line in Path("/proc/self/maps").read_text(errors="replace").splitlines():
+    """Where a file begins in the memory of this process, or None where that cannot be seen."""
+    try:
+        inode = str(os.stat(path).st_ino)
+        lines = Path("/proc/self/maps").read_text(errors="replace").splitlines()
+    except OSError:  # it was deleted, or there is no descriptor left
+        return None
+    for line in lines:
         addresses, _, offset, _, found, *name = line.split(maxsplit=5)
         if found == inode and not int(offset, 16) and name and os.path.basename(name[0]) == os.path.basename(path):
             return int(addresses.partition("-")[0], 16)

@@ -47,7 +47,7 @@ from objstore.engines.lmdb.errors import translate, translated, translated_os
 from objstore.engines.lmdb.forks import Inherited, allow_opening_again, keep_for_ever
 from objstore.engines.lmdb.grouping import Call, GroupCommit
 from objstore.engines.lmdb.transactions import LmdbReader, LmdbWriter
-from objstore.engines.lmdb.zerocopy import Guard, LmdbViewer, Views
+from objstore.engines.lmdb.zerocopy import IN_THE_MIDDLE, Guard, LmdbViewer, Views
 from objstore.errors import (
     OutcomeUnknown,
     ReadOnlyStore,
@@ -109,7 +109,8 @@ class LmdbEngine(Engine):
         self.options = options
         self._directory = directory
         self._users = Users(self.close_if_unused)
-        self._reopening = threading.Lock()
+        self._reopening = threading.RLock()
+        self._is_reopening = False  # in the thread that has that lock
         self._unready = True
         self._map_size = 0
         self._has_large = False  # whether there was ever a large record
@@ -202,20 +203,24 @@ class LmdbEngine(Engine):
             except lmdb.Error as exc:
                 raise translate(exc, self.location) from exc
             else:
-                self._map_size = size
-                self._files = {name: file_id(self.location, name) for name in self._names()}
-                self._movable = size < _reserved(self.location)
-                self._readers: WeakSet[Any] = WeakSet()  # these two are kept only where the map may have to move
-                self._writers = Guard(self.location)
-                # What shows the file of a map that may have to move by itself would stand in its way.
-                shows = not self._movable or self.options.map_size is not None
                 try:
-                    page_size = environment.stat()["psize"]
-                    self._views = Views(self.location, page_size, shows, self.close_if_unused, self._notes.reads)
-                except BaseException:  # no descriptor is left, say
-                    environment.close()
+                    self._know(environment, size)
+                except BaseException:
+                    environment.close()  # what was raised may keep it, and it cannot be opened twice
                     raise
                 return environment
+
+    def _know(self, environment: Any, size: int) -> None:
+        """Know what belongs to an environment that was opened with a map of `size` bytes."""
+        self._map_size = size
+        self._files = {name: file_id(self.location, name) for name in self._names()}
+        self._movable = size < _reserved(self.location)
+        self._readers: WeakSet[Any] = WeakSet()  # these two are kept only where the map may have to move
+        self._writers = Guard(self.location)
+        # What shows the file of a map that may have to move by itself would stand in its way.
+        shows = not self._movable or self.options.map_size is not None
+        page_size = environment.stat()["psize"]
+        self._views = Views(self.location, page_size, shows, self.close_if_unused, self._notes.reads)
 
     def _change_durability(self, durability: str | None, flag: str) -> None:
         assert durability is not None
@@ -328,7 +333,8 @@ class LmdbEngine(Engine):
 
     def disown(self) -> None:
         """In a forked child: never touch the inherited environment again, open another at first use."""
-        self._reopening = threading.Lock()
+        self._reopening = threading.RLock()
+        self._is_reopening = False
         self._moving = threading.Lock()
         self._unready = True
         self._writing = Guard(self.location)
@@ -343,10 +349,19 @@ class LmdbEngine(Engine):
 
     def _reopen(self) -> Any:
         with self._reopening, translated_os(self.location):
+            if self._is_reopening:  # this comes out of a signal handler or a destructor
+                raise StoreLocked(IN_THE_MIDDLE.format(self.location))
             if isinstance(self._environment, Inherited):
-                if self._directory is not None:
-                    self._directory.lock_shared()
-                self.open(None, "w", guess=self.durability)
+                self._is_reopening = True
+                try:
+                    if self._directory is not None:
+                        self._directory.lock_shared()
+                    self.open(None, "w", guess=self.durability)
+                except BaseException:
+                    self._environment = Inherited(self._reopen)  # the next who uses it tries again
+                    raise
+                finally:
+                    self._is_reopening = False
             return self._environment
 
     # What others may have done to the files
@@ -356,6 +371,8 @@ class LmdbEngine(Engine):
 
     def check_not_replaced(self) -> None:
         """Raise StoreReplaced if one of the files is not the one that was opened."""
+        if isinstance(self._environment, Inherited):
+            return  # it is not open for now, and whoever opens it looks at its identity
         for name, opened in self._files.items():
             if file_id(self.location, name) != opened:
                 raise StoreReplaced(REPLACED.format(self.location))
@@ -701,7 +718,7 @@ class LmdbEngine(Engine):
 
     def backup(self, path: str, verify: Verify, progress: Progress | None) -> None:
         private = self._directory is None or self._directory.private
-        with translated_os(path):
+        with self.kept_open(), translated_os(path):
             directory = Directory(os.path.abspath(path), private, self.options.max_readers)
             directory.make_new(lambda making: self._copy(making, verify, progress))
 
@@ -713,13 +730,22 @@ class LmdbEngine(Engine):
         self._make_ready()
         directory = self._directory
         assert directory is not None, "what has no directory is read-only"
-        with self._opened_alone(), self._writing.shut(), translated_os(self.location, "compacted"):
+        with (
+            self.kept_open(),
+            self._opened_alone(),
+            self._writing.shut(),
+            translated_os(self.location, "compacted"),
+        ):
             own = None if self._own is None else self._own()
             if own is not None and own.is_open():
                 raise TransactionError(OWN_TRANSACTION if own.is_open_here() else _COMPACTING.format(self.location))
             try:
                 with self._reopening:
-                    directory.replace(lambda making: self._copy_to_replace(making, verify, progress))
+                    self._is_reopening = True
+                    try:
+                        directory.replace(lambda making: self._copy_to_replace(making, verify, progress))
+                    finally:
+                        self._is_reopening = False
             finally:
                 directory.remove_making()
                 if self.durability == "process":
@@ -744,7 +770,8 @@ class LmdbEngine(Engine):
         if not _is_unread(environment, self._views):
             self._environment = environment
             raise StoreLocked(_COMPACTING.format(self.location))
-        environment.close()
+        with self._views.guard.shut():
+            environment.close()
         self._views.file.close()  # views go on with the old file, into which nobody writes any more
 
     def stats(self) -> Mapping[str, int]:
@@ -767,21 +794,35 @@ class LmdbEngine(Engine):
         }
 
     def reading(self) -> tuple[Activity, ...]:
-        return activity.readers(self._environment.readers(), self._last_state(), self._notes)
+        token = self._enter()
+        try:
+            return activity.readers(self._environment.readers(), self._last_state(), self._notes)
+        finally:
+            del token
 
     def writing(self) -> Activity | None:
         if self.options.immutable:
             return None
-        return activity.writer(os.path.join(self.location, LOCK), self._last_state(), self._notes)
-
-    def _last_state(self) -> int:
-        token = self._views.guard.enter()  # it is read from the map
+        token = self._enter()
         try:
-            with translated(self.location):
-                last: int = self._environment.info()["last_txnid"]
+            return activity.writer(os.path.join(self.location, LOCK), self._last_state(), self._notes)
         finally:
             del token
+
+    def _last_state(self) -> int:
+        """The number of the last committed state.  Under the guard: it is read from the map."""
+        with translated(self.location):
+            last: int = self._environment.info()["last_txnid"]
         return last
+
+    def _enter(self) -> object:
+        """The token of the guard of the environment that is open: a compaction opens another, with another guard."""
+        while True:
+            guard = self._views.guard
+            token = guard.enter()
+            if guard is self._views.guard:
+                return token
+            del token
 
 
 _COMPACTING = (
@@ -791,7 +832,11 @@ _COMPACTING = (
 
 
 def _is_unread(environment: Any, views: Views) -> bool:
-    """Whether nobody in this process reads any more; waits for those who are about to begin or to end."""
+    """Whether nobody in this process reads any more; waits for those who are about to begin or to end.
+
+    Nobody else has the store open, so what is left of other processes is of killed ones, and is cleared away.
+    """
+    environment.reader_check()
     deadline = time.monotonic() + 1.0
     since = time.monotonic()
     while time.monotonic() < deadline:

@@ -28,6 +28,7 @@ from contextlib import contextmanager, suppress
 from io import FileIO
 from itertools import islice
 from mmap import ACCESS_READ, mmap
+from threading import get_ident
 from typing import Any
 from weakref import WeakValueDictionary, ref
 
@@ -47,6 +48,10 @@ from objstore.engines.lmdb.forks import Lease
 from objstore.engines.lmdb.transactions import FORKED, LmdbReader
 from objstore.errors import StoreClosed, StoreCorrupt, StoreLocked, TransactionError
 from objstore.record import HEAD_BYTES, LARGE
+
+IN_THE_MIDDLE = (
+    "this thread is in the middle of compacting or reopening the store at {!r}; go on with it when that is done"
+)
 
 # Seconds; to hold a view takes microseconds.
 _LONGEST_HOLD = 5.0
@@ -71,15 +76,21 @@ class Guard:
         self._unheld = sys.getrefcount(self._token)
         self.is_shut = False
         self.is_closed = False
+        self._shut_by = 0  # a thread
 
     def enter(self) -> object:
-        """The token, to be held in a local variable and dropped.  Raises StoreClosed."""
+        """The token, to be held in a local variable and dropped.
+
+        Raises StoreClosed; StoreLocked in the thread that shut it, which would wait for itself.
+        """
         while True:
             token = self._token
             if not self.is_shut:
                 return token
             del token
             self.check_open()
+            if self._shut_by == get_ident():  # this comes out of a callback, a signal handler or a destructor
+                raise StoreLocked(IN_THE_MIDDLE.format(self._location))
             time.sleep(0.0001)
 
     def check_open(self) -> None:
@@ -93,6 +104,7 @@ class Guard:
 
         Raises StoreLocked where somebody does not let go, which takes a thread that is stopped in the middle.
         """
+        self._shut_by = get_ident()
         self.is_shut = True
         try:
             deadline = time.monotonic() + _LONGEST_HOLD
@@ -105,6 +117,7 @@ class Guard:
             yield
         finally:
             self.is_shut = self.is_closed
+            self._shut_by = 0
 
     def close(self) -> None:
         """Nobody holds a view any more.  Raises StoreLocked, see `shut`."""
