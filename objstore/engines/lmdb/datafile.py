@@ -46,7 +46,8 @@ NO_PAGE = (1 << 64) - 1
 _RUN = struct.Struct("<8x2xHI")
 _COUNT = struct.Struct("<Q")
 _TREE = "IHH5Q"
-_META = struct.Struct(f"<16xII8x8x{_TREE}{_TREE}QQ")
+_META = struct.Struct(f"<10xH4xII8x8x{_TREE}{_TREE}QQ")
+_META_FLAG = 0x08
 MAGIC = 0xBEEFC0DE
 _DATA_VERSION = 1
 _MOST_MISSING = 1 << 20
@@ -157,10 +158,11 @@ def _read_meta(page: bytes) -> Meta | None:
     """What a meta page says, or None where it is none."""
     if len(page) < _META.size:
         return None
-    magic, version, *fields = _META.unpack(page)
+    flags, magic, version, *fields = _META.unpack(page)
     meta = Meta(Tree(*fields[:8]), Tree(*fields[8:16]), *fields[16:])
     size = meta.page_size
-    return meta if magic == MAGIC and version == _DATA_VERSION and 256 <= size <= 1 << 16 else None
+    is_meta = flags & _META_FLAG and magic == MAGIC and version == _DATA_VERSION
+    return meta if is_meta and 256 <= size <= 1 << 16 else None
 
 
 class Node(NamedTuple):

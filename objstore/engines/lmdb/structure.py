@@ -136,6 +136,8 @@ class Walk:
         for what, number in found.items():
             if number != counted[what]:
                 self._lose(f"{name} has {number} {what} of {counted[what]}")
+        if is_main and tree.pad:
+            self._problem(f"{name} has records of {tree.pad} bytes, which no store has")
         if tree.flags & ~(_INTEGER_KEYS if not is_main else 0):
             self._problem(f"{name} has flags {tree.flags:#x}, which no store has")
 
