@@ -35,7 +35,7 @@ import shutil
 import stat
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from objstore.engines.lmdb.datafile import DATA
@@ -114,10 +114,10 @@ class Directory:
         names = _check_is_store(path, making=flag in "cn")
         _check_trusted(path, names, private)
         if OURS not in names and DATA in names and not is_store(path):
-            raise StoreNotFound(f"{path!r} holds an LMDB environment that is no store; name another place")
+            raise _foreign(path)
         directory = cls(path, _open_lock_file(path, flag, private), private, max_readers)
         try:
-            directory._open_or_make(flag, make)
+            directory._open_or_make(flag, make, is_store)
             if flag != "n":
                 directory._check_writable(flag)
             directory._keep_room_for_locks(flag)
@@ -126,8 +126,10 @@ class Directory:
             raise
         return directory
 
-    def _open_or_make(self, flag: str, make: Callable[[str], None]) -> None:
+    def _open_or_make(self, flag: str, make: Callable[[str], None], is_store: Callable[[str], bool]) -> None:
         self.lock_shared()
+        if not self._text() and self._data_bytes() and not is_store(self.path):  # our file is one that a check made
+            raise _foreign(self.path)
         if flag == "n" or not self._exists():
             if flag in "rw":
                 raise StoreNotFound(f"there is no store at {self.path!r}; flag 'c' makes one")
@@ -203,29 +205,53 @@ class Directory:
         return directory
 
     @classmethod
-    def make_new(cls, path: str, private: bool, make: Callable[[str], None], max_readers: int) -> None:
+    def make_new(
+        cls,
+        path: str,
+        private: bool,
+        make: Callable[[str], None],
+        max_readers: int,
+        claimed: Callable[[str], AbstractContextManager[None]],
+    ) -> None:
         """Make a store at `path`, where there is nothing, or an empty directory.  If that fails, nothing is left there.
 
-        `make(path)` writes the data file, synced, into the empty directory it is given.
+        `make(path)` writes the data file, synced, into the empty directory it is given.  `claimed(path)` keeps others
+        in this process away meanwhile: the lock keeps only other processes away.
         """
         _make_parents(os.path.dirname(path), 0o755 if private else 0o777)
         was_there = os.path.isdir(path)
         if os.path.lexists(path) and (not was_there or os.listdir(path)):
-            raise StoreExists(f"there is something at {path!r} already; name a new or an empty directory")
+            raise _exists(path)
         if not was_there:
-            os.mkdir(path, 0o700 if private else 0o777)
+            try:
+                os.mkdir(path, 0o700 if private else 0o777)
+            except FileExistsError as exc:
+                raise _exists(path) from exc
+        try:
+            with claimed(path):
+                cls._make_in(path, private, make, max_readers)
+        except BaseException:
+            if not was_there:
+                with suppress(OSError):  # it is not empty: there was somebody else
+                    os.rmdir(path)
+            raise
+
+    @classmethod
+    def _make_in(cls, path: str, private: bool, make: Callable[[str], None], max_readers: int) -> None:
+        """Make a store in an empty directory; if that fails, it is empty again."""
         directory = cls(path, _open_lock_file(path, "c", private), private, max_readers)
         try:
             if not directory.try_exclusive():
                 raise StoreLocked(f"another process makes a store at {path!r}; name another place")
-            directory.replace(make)
-        except BaseException:
-            directory.remove_making()
-            if not os.path.exists(directory.data):
-                os.unlink(os.path.join(path, OURS))
-                if not was_there:
-                    os.rmdir(path)
-            raise
+            if directory._exists():  # another process made it, since it was looked at
+                raise _exists(path)
+            try:
+                directory.replace(make)
+            except BaseException:
+                directory.remove_making()
+                if not os.path.exists(directory.data):
+                    os.unlink(os.path.join(path, OURS))
+                raise
         finally:
             directory.close()
 
@@ -391,6 +417,14 @@ def _make_parents(path: str, mode: int) -> None:
 
 def _below_a_file(path: str) -> StoreNotFound:
     return StoreNotFound(f"{path!r} is a file, so there can be no store below it; name another place")
+
+
+def _foreign(path: str) -> StoreNotFound:
+    return StoreNotFound(f"{path!r} holds an LMDB environment that is no store; name another place")
+
+
+def _exists(path: str) -> StoreExists:
+    return StoreExists(f"there is something at {path!r} already; name a new or an empty directory")
 
 
 def _check_local(path: str) -> None:

@@ -617,6 +617,7 @@ class LmdbEngine(Engine):
                 private,
                 lambda making: self._copy(making, verify, progress),
                 self.options.max_readers,
+                claimed,
             )
 
     def _copy(self, making: str, verify: Verify, progress: Progress | None) -> None:
@@ -751,7 +752,7 @@ class _Closed:
 # The environments of this process, by the identity of their directory.
 _engines: dict[tuple[int, int], LmdbEngine] = {}
 _opening = threading.RLock()  # a store that is collected inside of it is closed inside of it
-_taken: set[tuple[int, int]] = set()  # directories of stores that are not open, and may not be for now
+_claimed: set[tuple[int, int]] = set()  # directories of stores that are not open, and may not be for now
 
 
 def open_lmdb(
@@ -770,8 +771,10 @@ def open_lmdb(
     with _opening, translated_os(location):
         for each in list(_engines.values()):
             each.close_if_unused()  # what a collector or a child left behind
-        if _directory_id(location) in _taken:
-            raise StoreLocked(f"this process checks or salvages the store at {location!r}; open it when that is done")
+        if _directory_id(location) in _claimed:
+            raise StoreLocked(
+                f"this process checks, salvages or makes the store at {location!r}; open it when that is done"
+            )
         engine = _engines.get(_directory_id(location))
         if engine is None:
             engine = _open_first(location, flag, initial, durability, check, options)
@@ -797,19 +800,33 @@ def take(path: str) -> Iterator[Directory]:
     Raises StoreNotFound, StoreDenied, StoreLocked; ReadOnlyStore where this process cannot lock it.
     """
     location = os.path.abspath(path)
-    with _opening, translated_os(location):
+    with claimed(location):
+        with translated_os(location):
+            directory = Directory.take(location)
+        try:
+            yield directory
+        finally:
+            directory.close()
+
+
+@contextmanager
+def claimed(location: str) -> Iterator[None]:
+    """Nobody in this process opens or makes the store in a directory in this block.
+
+    Only so may our file be opened there, and closed: that ends the locks of whoever else has it open in this process.
+    Raises StoreLocked.
+    """
+    with _opening:
         for each in list(_engines.values()):
             each.close_if_unused()
         directory_id = _directory_id(location)
-        if directory_id in _engines or directory_id in _taken:
+        if directory_id in _engines or directory_id in _claimed:
             raise StoreLocked(f"the store at {location!r} is open in this process; close it first")
-        directory = Directory.take(location)
-        _taken.add(directory_id)
+        _claimed.add(directory_id)
     try:
-        yield directory
+        yield
     finally:
-        _taken.discard(directory_id)
-        directory.close()
+        _claimed.discard(directory_id)
 
 
 def _open_first(
@@ -906,6 +923,7 @@ def _after_fork_in_parent() -> None:
 def _after_fork_in_child() -> None:
     global _opening
     _opening = threading.RLock()  # its holder may be a thread that the child does not have
+    _claimed.clear()  # by threads of the parent, and the locks are the parent's, too
     for engine in _engines.values():
         engine.disown()
     allow_opening_again()

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from objstore.engines.base import Engine, Inspection, Progress
 from objstore.engines.lmdb.datafile import DATA, DataFile, Meta, state_of, state_text
 from objstore.engines.lmdb.directory import Directory
-from objstore.engines.lmdb.engine import Options, open_lmdb, take
+from objstore.engines.lmdb.engine import Options, claimed, open_lmdb, take
 from objstore.engines.lmdb.errors import translated_os
 from objstore.engines.lmdb.structure import Walk, strays
 from objstore.errors import ReadOnlyStore, StoreCorrupt, StoreLocked
@@ -95,18 +95,22 @@ def make_store(path: str, initial: Mapping[bytes, bytes], durability: str, fill:
             engine.release()
 
     with translated_os(path):
-        Directory.make_new(os.path.abspath(path), True, make, Options().max_readers)
+        Directory.make_new(os.path.abspath(path), True, make, Options().max_readers, claimed)
 
 
 @contextmanager
 def _reading(directory_path: str) -> Iterator[tuple[int, Meta]]:
     """The data file, open for reading, and its newest state."""
+    with translated_os(directory_path):
+        try:
+            descriptor = os.open(os.path.join(directory_path, DATA), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise StoreCorrupt(
+                f"the data file of the store at {directory_path!r} is missing; restore a backup"
+            ) from None
     try:
-        descriptor = os.open(os.path.join(directory_path, DATA), os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise StoreCorrupt(f"the data file of the store at {directory_path!r} is missing; restore a backup") from None
-    try:
-        metas = DataFile(descriptor).metas()
+        with translated_os(directory_path):
+            metas = DataFile(descriptor).metas()
         if not metas:
             raise StoreCorrupt(
                 f"the data file of the store at {directory_path!r} is empty, or no LMDB file; restore a backup"
