@@ -63,14 +63,15 @@ class Remains:
         self._walk = Walk(self._file, self._meta, problem, progress)
         return self._walk.items()
 
-    def strays(self) -> Iterator[tuple[bytes, bytes]]:
-        """What may be keys and records in pages that are neither in the tree nor free; most of it is none.
+    def strays(self, take: Callable[[bytes, bytes], bool]) -> None:
+        """Show `take` what may be keys and records in pages that are neither in the tree nor free; most of it is none.
 
-        To be called when `items` has ended.
+        It answers whether this was one.  To be called when `items` has ended.
         """
         assert self._walk is not None
         self._walk.check_free()
-        return iter(()) if self._walk.is_whole else strays(self._file, self._meta, self._walk.reached)
+        if not self._walk.is_whole:
+            strays(self._file, self._meta, self._walk.reached, take)
 
 
 @contextmanager
