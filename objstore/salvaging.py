@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import struct
 from contextlib import suppress
+from functools import partial
 from itertools import takewhile
 from typing import NamedTuple
 
@@ -60,8 +61,7 @@ def salvage(
         def fill(engine: Engine) -> None:
             for tree_key, stored in remains.items(problems.append, progress or _tell_nobody):
                 work.take(engine, tree_key, stored)
-            for tree_key, stored in remains.strays():
-                work.take_stray(engine, tree_key, stored)
+            remains.strays(partial(work.take_stray, engine))
             work.store_batch(engine)
 
         initial = {IDENTITY_KEY: _identity(library, os.fspath(source)), **INITIAL_STATE}
@@ -104,12 +104,19 @@ class _Salvage:
             key = key_of(tree_key[len(prefix) :], stored)
             self.lost[tree_key] = Damage(self._name(prefix), key, str(exc))
 
-    def take_stray(self, engine: Engine, tree_key: bytes, stored: bytes) -> None:
-        """What may be an item.  One that is known to be lost was newer than what is found of it elsewhere."""
+    def take_stray(self, engine: Engine, tree_key: bytes, stored: bytes) -> bool:
+        """What may be an item; whether it is.  One that is known to be lost was newer than what is found elsewhere."""
         prefix = _prefix(tree_key)
-        if prefix is not None and tree_key not in self.lost:
-            with suppress(Damaged):
+        if prefix is None:
+            return False
+        try:
+            if tree_key in self.lost:
+                record.unpack(tree_key, stored)
+            else:
                 self._add(engine, prefix, tree_key, stored, is_stray=True)
+        except Damaged:
+            return False
+        return True
 
     def _add(self, engine: Engine, prefix: bytes, tree_key: bytes, stored: bytes, is_stray: bool) -> None:
         header, payload, frames = record.unpack(tree_key, stored)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing.spawn
 import os
 import signal
 import stat
+import subprocess
 import sys
+import textwrap
 import threading
 import time
 
+import lmdb
 import numpy as np
 import pytest
 from programs import run
@@ -19,6 +23,7 @@ from objstore import (
     Damage,
     Store,
     StoreCorrupt,
+    StoreDenied,
     StoreError,
     StoreExists,
     StoreLocked,
@@ -255,6 +260,53 @@ class TestCheckOfALocation:
         with Store(path) as store:
             assert len(store) == 1
 
+    def test_a_child_that_was_forked_meanwhile_may_open_it(self, path):
+        with Store(path) as store:
+            store.update({"a": 1, "large": b"x" * 5_000_000})
+        processes = []
+
+        def fork(_done, _total):
+            process = os.fork()
+            if process == 0:
+                while True:
+                    try:
+                        os._exit(Store(path)["a"] != 1)
+                    except StoreLocked as exc:
+                        if "this process" in str(exc):
+                            os._exit(2)
+            processes.append(process)
+
+        assert objstore.check(path, progress=fork).ok
+        assert processes
+        assert [os.waitpid(process, 0)[1] for process in processes] == [0] * len(processes)
+
+    def test_a_foreign_environment_stays_foreign(self, path):
+        path.mkdir(mode=0o700)
+        environment = lmdb.open(str(path), mode=0o600)
+        with environment.begin(write=True) as txn:
+            txn.put(b"key", b"value")
+        environment.close()
+        assert not objstore.check(path).ok
+        for flag in "rwcn":
+            with pytest.raises(objstore.StoreNotFound, match="no store"):
+                Store(path, flag)
+        with lmdb.open(str(path)) as environment, environment.begin() as txn:
+            assert txn.get(b"key") == b"value"
+
+    def test_a_file_that_may_not_be_read(self, path, monkeypatch):
+        with Store(path):
+            pass
+
+        def refuse(name, *arguments, was=os.open, **options):
+            if os.path.basename(name) == "data.mdb":
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
+            return was(name, *arguments, **options)
+
+        monkeypatch.setattr(os, "open", refuse)
+        for call in (objstore.check, lambda source: objstore.salvage(source, path.with_name("b.store"))):
+            with pytest.raises(StoreDenied):
+                call(path)
+
     def test_what_is_none(self, path, tmp_path):
         with pytest.raises(objstore.StoreNotFound):
             objstore.check(path)
@@ -418,6 +470,49 @@ class TestBackup:
             with pytest.raises(StoreCorrupt, match="record of 3"):
                 store.backup(tmp_path / "b.store")
         assert not (tmp_path / "b.store").exists()
+
+    def test_nobody_here_opens_or_makes_it_meanwhile(self, path, tmp_path):
+        with Store(path) as store:
+            fill(store)
+            refused = []
+
+            def try_to_open(_done, _total):
+                for call in (
+                    lambda: Store(tmp_path / "b.store"),
+                    lambda: objstore.check(tmp_path / "b.store"),
+                    lambda: store.backup(tmp_path / "b.store"),
+                ):
+                    with pytest.raises((StoreLocked, StoreExists)):
+                        call()
+                    refused.append(True)
+
+            store.backup(tmp_path / "b.store", progress=try_to_open)
+            assert refused
+        with Store(tmp_path / "b.store") as backup:
+            assert len(backup) == 252
+
+    def test_another_process_that_makes_one_there_keeps_what_it_has_made(self, path, tmp_path, monkeypatch):
+        target = tmp_path / "b.store"
+        with Store(path) as store:
+            store["a"] = 1
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "listdir", lambda _path: [])  # it was empty when it was looked at
+                target.mkdir()
+                program = """
+                    import os, sys, fcntl, time
+                    os.mkdir(sys.argv[1] + "/objstore.making")
+                    lock = os.open(sys.argv[1] + "/objstore.lock", os.O_RDWR | os.O_CREAT)
+                    fcntl.lockf(lock, fcntl.LOCK_EX, 1)
+                    print(flush=True)
+                    sys.stdin.read()
+                """
+                arguments = [sys.executable, "-c", textwrap.dedent(program), target]
+                with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as maker:
+                    maker.stdout.readline()
+                    with pytest.raises(StoreLocked, match="another process makes"):
+                        store.backup(target)
+                    maker.stdin.close()
+            assert set(os.listdir(target)) == {"objstore.lock", "objstore.making"}
 
     def test_it_leaves_nothing_where_it_fails(self, path, tmp_path):
         with Store(path) as store:
@@ -717,30 +812,38 @@ class TestCompact:
 
     def test_the_table_of_locks_is_not_looked_at_while_it_goes_away(self, path):
         program = """
-            import sys, threading
+            import os, sys, threading, time
             from objstore import Store
-            from objstore.engines.lmdb import activity
+            from objstore.engines.lmdb import activity, engine
             store = Store(sys.argv[1])
             store["a"] = 1
-            found, go_on = threading.Event(), threading.Event()
+            found, closing = threading.Event(), threading.Event()
 
             def address_of(path, was=activity._address_of):
-                address = was(path)
+                address, file = was(path), os.stat(path).st_ino
                 found.set()
-                go_on.wait(1)  # the compaction waits for this one, or ends
+                closing.wait()
+                time.sleep(0.5)  # the compaction waits for this one, or it is too late
+                if os.stat(path).st_ino != file:
+                    print("what is looked at is gone", flush=True)
                 return address
 
+            def is_unread(*arguments, was=engine._is_unread):
+                unread = was(*arguments)
+                closing.set()
+                return unread
+
             activity._address_of = address_of
+            engine._is_unread = is_unread
             threads = [threading.Thread(target=call) for call in (store.stats, store.compact)]
             threads[0].start()
             found.wait()
-            threads[1].start()
-            threads[1].join(3)
-            go_on.set()
+            for thread in threads[1:]:
+                thread.start()
             for thread in threads:
                 thread.join()
         """
-        run(program, path)
+        assert run(program, path) == ""
 
     def test_a_forked_child_may_open_it_once_more(self, path):
         with Store(path) as store:

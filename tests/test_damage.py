@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -24,9 +25,10 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from programs import run
 
 import objstore
-from objstore import Store, StoreError
+from objstore import Store, StoreError, keys, record
 from objstore.audit import audit
 from objstore.engines.lmdb import inspect
 from objstore.engines.lmdb.datafile import DataFile, state_text
@@ -293,3 +295,61 @@ def test_a_file_that_is_cut_short_at_any_page_is_found(whole, tmp_path):
                 objstore.check(path)
         else:
             assert not objstore.check(path).ok
+
+
+def test_what_looks_like_a_record_within_a_value_is_not_salvaged(tmp_path):
+    """Whoever may give a value could otherwise have others unpickle what they want, once a page is lost."""
+    path = tmp_path / "damaged.store"
+    key = keys.encode("planted")
+    planted = record.pack(key, pickle.dumps("gift"))
+    node = struct.pack("<HHHH", len(planted), 0, 0, len(key)) + key + planted
+    with Store(path) as store:
+        store.update(dict.fromkeys(range(200), b"x" * 100))
+        store["small"] = node + b"x" + node  # at even and at odd places
+        store["large"] = b"x" * 9000 + node + b"x" + node + b"x" * 9000
+    data = bytearray((path / "data.mdb").read_bytes())
+    for place in range(2 * 4096, len(data), 4096):
+        if b"small" in data[place : place + 4096] or b"large" in data[place : place + 4096]:
+            data[place + 10] ^= 0x40 * (data[place + 10] == 2)  # the flags of a leaf
+    (path / "data.mdb").write_bytes(data)
+    assert objstore.salvage(path, tmp_path / "new.store").strays > 2
+    with Store(tmp_path / "new.store") as store:
+        assert store["small"] == node + b"x" + node
+        assert store["large"].count(node) == 2
+        assert len(store) == 202
+
+
+def test_free_pages_that_lead_to_each_other_in_many_ways_are_not_followed_for_ever(tmp_path):
+    path = tmp_path / "damaged.store"
+    with Store(path) as store:
+        store["a"] = 1
+    data = bytearray((path / "data.mdb").read_bytes())
+    descriptor = os.open(path / "data.mdb", os.O_RDONLY)
+    meta = DataFile(descriptor).metas()[0]
+    os.close(descriptor)
+    first, levels, nodes = meta.last_page + 1, 20, 100
+    for level in range(levels):
+        places = [4096 - 16 * (number + 1) for number in range(nodes)]
+        page = bytearray(4096)
+        struct.pack_into("<QHHHH", page, 0, first + level, 0, 1, 16 + 2 * nodes, places[-1])
+        struct.pack_into(f"<{nodes}H", page, 16, *places)
+        for number, place in enumerate(places):
+            struct.pack_into("<HHHHQ", page, place, first + level + 1, 0, 0, 8, number)
+        data += page
+    data += struct.pack("<QHHHH", first + levels, 0, 2, 16, 4096).ljust(4096, b"\0")  # a leaf without a node
+    newest = max((0, 4096), key=lambda place: struct.unpack_from("<Q", data, place + 144))
+    struct.pack_into("<Q", data, newest + 80, first)  # the root of the free pages
+    struct.pack_into(
+        "<Q", data, newest + 136, first + levels + 1
+    )  # the last page, which is missing: so they are looked at
+    (path / "data.mdb").write_bytes(data)
+    program = """
+        import sys
+        from objstore import Store, StoreError, check
+        try:
+            Store(sys.argv[1])
+        except StoreError:
+            assert not check(sys.argv[1]).ok
+            print("refused")
+    """
+    assert run(program, path, seconds=60) == "refused\n"

@@ -212,20 +212,21 @@ def numbers(data: bytes) -> tuple[int, ...]:
 
 def free_pages(file: DataFile, meta: Meta) -> Iterator[int]:
     """The pages that are free in a state.  Raises Unreadable where the tree of them makes no sense."""
-    return _free_below(file, meta.free.root, _DEEPEST)
+    return _free_below(file, meta.free.root, _DEEPEST, set())
 
 
-def _free_below(file: DataFile, number: int, depth: int) -> Iterator[int]:
+def _free_below(file: DataFile, number: int, depth: int, seen: set[int]) -> Iterator[int]:
     if number == NO_PAGE:
         return
-    if not depth:
-        raise Unreadable("the tree of free pages is too deep")
+    if not depth or number in seen:
+        raise Unreadable("the tree of free pages is too deep, or leads to a page twice")
+    seen.add(number)
     page = file.page(number)
     try:
         flags, _, _ = PAGE.unpack_from(page)
         for offset in offsets(page):
             if flags & BRANCH:
-                yield from _free_below(file, branch_node(page, offset).page, depth - 1)
+                yield from _free_below(file, branch_node(page, offset).page, depth - 1, seen)
                 continue
             node = leaf_node(page, offset)
             yield from numbers(node.data if node.page == NO_PAGE else file.run(node.page, node.size)[1])

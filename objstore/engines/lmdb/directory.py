@@ -35,7 +35,7 @@ import random
 import stat
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from io import FileIO
 from pathlib import Path
 
@@ -108,9 +108,9 @@ class Directory:
         names = _check_is_store(path, making=flag in "cn")
         _check_trusted(path, names, private)
         if OURS not in names and DATA in names and not is_store(path):
-            raise StoreNotFound(f"{path!r} holds an LMDB environment that is no store; name another place")
+            raise _foreign(path)
         self._open_lock_file(flag)
-        self._open_or_make(flag, make)
+        self._open_or_make(flag, make, is_store)
         if flag != "n":
             self._check_writable(flag)
         self._keep_room_for_locks(flag)
@@ -146,8 +146,10 @@ class Directory:
             if not nobody_writes:
                 raise _unprotected(path, name) from exc
 
-    def _open_or_make(self, flag: str, make: Callable[[str], None]) -> None:
+    def _open_or_make(self, flag: str, make: Callable[[str], None], is_store: Callable[[str], bool]) -> None:
         self.lock_shared()
+        if not self._text() and self._data_bytes() and not is_store(self.path):  # our file is one that a check made
+            raise _foreign(self.path)
         if flag == "n" or not self._exists():
             if flag in "rw":
                 raise StoreNotFound(f"there is no store at {self.path!r}; flag 'c' makes one")
@@ -222,40 +224,55 @@ class Directory:
         if not self.try_exclusive():
             raise StoreLocked(f"another process has the store at {self.path!r} open; close it there")
 
-    def make_new(self, make: Callable[[str], None]) -> None:
+    def make_new(self, make: Callable[[str], None], claimed: Callable[[str], AbstractContextManager[None]]) -> None:
         """Make a store where there is nothing, or an empty directory, and close it.  If that fails, nothing is left.
 
-        `make(path)` writes the data file, synced, into the empty directory it is given.
+        `make(path)` writes the data file, synced, into the empty directory it is given.  `claimed(path)` keeps others
+        in this process away meanwhile: the lock keeps only other processes away.
         """
         path = self.path
         _make_parents(os.path.dirname(path), 0o755 if self.private else 0o777)
         was_there = os.path.isdir(path)
         if os.path.lexists(path) and (not was_there or os.listdir(path)):
-            raise StoreExists(f"there is something at {path!r} already; name a new or an empty directory")
+            raise _exists(path)
         try:
             if not was_there:
                 os.mkdir(path, 0o700 if self.private else 0o777)
+        except FileExistsError as exc:
+            raise _exists(path) from exc
+        try:
+            with claimed(path):
+                self._make_alone(make)
+        except BaseException:
+            if not was_there:
+                with suppress(OSError):  # it is not empty: there was somebody else
+                    os.rmdir(path)
+            raise
+
+    def _make_alone(self, make: Callable[[str], None]) -> None:
+        """Make a store in an empty directory; if that fails, it is empty again."""
+        try:
             self._open_lock_file("c")
             if not self.try_exclusive():
-                raise StoreLocked(f"another process makes a store at {path!r}; name another place")
-            self.replace(make)
-        except BaseException:
-            self._leave_nothing(was_there)
-            raise
+                raise StoreLocked(f"another process makes a store at {self.path!r}; name another place")
+            if self._exists():  # another process made it, since it was looked at
+                raise _exists(self.path)
+            try:
+                self.replace(make)
+            except BaseException:
+                self._leave_nothing()
+                raise
         finally:
             self.close()
 
-    def _leave_nothing(self, was_there: bool) -> None:
-        """Take back what was made, unless it is a whole store already, or another process makes one here."""
-        if os.path.exists(self.data) or not self.try_exclusive():
+    def _leave_nothing(self) -> None:
+        """Take back what was made, unless it is a whole store already."""
+        if os.path.exists(self.data):
             return
         self.remove_making()
-        with suppress(OSError):  # what is not there was not made yet
-            os.unlink(os.path.join(self.path, LOCK))
-        with suppress(OSError):
-            os.unlink(os.path.join(self.path, OURS))
-            if not was_there:
-                os.rmdir(self.path)
+        for name in (LOCK, OURS):
+            with suppress(FileNotFoundError):  # it was not made yet
+                os.unlink(os.path.join(self.path, name))
 
     def replace(self, make: Callable[[str], None]) -> None:
         """Put what `make(path)` writes into a directory of its own in the place of the data file, with new locks.
@@ -431,6 +448,14 @@ def _make_parents(path: str, mode: int) -> None:
 
 def _below_a_file(path: str) -> StoreNotFound:
     return StoreNotFound(f"{path!r} is a file, so there can be no store below it; name another place")
+
+
+def _foreign(path: str) -> StoreNotFound:
+    return StoreNotFound(f"{path!r} holds an LMDB environment that is no store; name another place")
+
+
+def _exists(path: str) -> StoreExists:
+    return StoreExists(f"there is something at {path!r} already; name a new or an empty directory")
 
 
 def _check_local(path: str) -> None:

@@ -720,7 +720,7 @@ class LmdbEngine(Engine):
         private = self._directory is None or self._directory.private
         with self.kept_open(), translated_os(path):
             directory = Directory(os.path.abspath(path), private, self.options.max_readers)
-            directory.make_new(lambda making: self._copy(making, verify, progress))
+            directory.make_new(lambda making: self._copy(making, verify, progress), claimed)
 
     def _copy(self, making: str, verify: Verify, progress: Progress | None) -> None:
         mode = 0o600 if self._directory is None else self._directory.file_mode
@@ -864,8 +864,9 @@ class _Closed:
 
 # The environments of this process, by the identity of their directory.
 _engines: dict[tuple[int, int], LmdbEngine] = {}
+_NOWHERE = 0, 0  # the identity of a directory that is not there
 _opening = threading.RLock()  # a store that is collected inside of it is closed inside of it
-_taken: set[tuple[int, int]] = set()  # directories of stores that are not open, and may not be for now
+_claimed: set[tuple[int, int]] = set()  # directories of stores that are not open, and may not be for now
 
 
 def open_lmdb(
@@ -885,8 +886,10 @@ def open_lmdb(
     with _opening, translated_os(location):
         for each in list(_engines.values()):
             each.close_if_unused()  # what a collector or a child left behind
-        if _directory_id(location) in _taken:
-            raise StoreLocked(f"this process checks or salvages the store at {location!r}; open it when that is done")
+        if _directory_id(location) in _claimed:
+            raise StoreLocked(
+                f"this process checks, salvages or makes the store at {location!r}; open it when that is done"
+            )
         engine = _engines.get(_directory_id(location))
         if engine is None:
             return _open_first(location, flag, initial, durability, check, options, user)
@@ -909,21 +912,34 @@ def take(path: str) -> Iterator[Directory]:
     """
     location = os.path.abspath(path)
     directory = Directory(location, private=True, max_readers=0)
-    mine = (0, 0)
+    with claimed(location):
+        try:
+            with translated_os(location):
+                directory.take()
+            yield directory
+        finally:
+            directory.close()
+
+
+@contextmanager
+def claimed(location: str) -> Iterator[None]:
+    """Nobody in this process opens or makes the store in a directory in this block.
+
+    Only so may our file be opened there, and closed: that ends the locks of whoever else has it open in this process.
+    Raises StoreLocked.
+    """
+    with _opening:
+        for each in list(_engines.values()):
+            each.close_if_unused()
+        directory_id = _directory_id(location)
+        if directory_id in _engines or directory_id in _claimed:
+            raise StoreLocked(f"the store at {location!r} is open in this process; close it first")
+        if directory_id != _NOWHERE:
+            _claimed.add(directory_id)
     try:
-        with _opening, translated_os(location):
-            for each in list(_engines.values()):
-                each.close_if_unused()
-            directory_id = _directory_id(location)
-            if directory_id in _engines or directory_id in _taken:
-                raise StoreLocked(f"the store at {location!r} is open in this process; close it first")
-            directory.take()
-            mine = directory_id
-            _taken.add(mine)
-        yield directory
+        yield
     finally:
-        directory.close()
-        _taken.discard(mine)
+        _claimed.discard(directory_id)
 
 
 def _open_first(
@@ -1006,7 +1022,7 @@ def _directory_id(path: str) -> tuple[int, int]:
     try:
         return identify(os.stat(path))
     except OSError:
-        return 0, 0
+        return _NOWHERE
 
 
 def _reserved(path: str) -> int:
@@ -1029,6 +1045,7 @@ def _after_fork_in_parent() -> None:
 def _after_fork_in_child() -> None:
     global _opening
     _opening = threading.RLock()  # its holder may be a thread that the child does not have
+    _claimed.clear()  # by threads of the parent, and the locks are the parent's, too
     for engine in _engines.values():
         engine.disown()
     allow_opening_again()

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from objstore.engines.base import Engine, Inspection, Progress
 from objstore.engines.lmdb.datafile import DATA, DataFile, Meta, state_of, state_text
 from objstore.engines.lmdb.directory import Directory
-from objstore.engines.lmdb.engine import Options, open_lmdb, take
+from objstore.engines.lmdb.engine import Options, claimed, open_lmdb, take
 from objstore.engines.lmdb.errors import translated_os
 from objstore.engines.lmdb.structure import Walk, strays
 from objstore.errors import ReadOnlyStore, StoreCorrupt, StoreLocked
@@ -63,14 +63,15 @@ class Remains:
         self._walk = Walk(self._file, self._meta, problem, progress)
         return self._walk.items()
 
-    def strays(self) -> Iterator[tuple[bytes, bytes]]:
-        """What may be keys and records in pages that are neither in the tree nor free; most of it is none.
+    def strays(self, take: Callable[[bytes, bytes], bool]) -> None:
+        """Show `take` what may be keys and records in pages that are neither in the tree nor free; most of it is none.
 
-        To be called when `items` has ended.
+        It answers whether this was one.  To be called when `items` has ended.
         """
         assert self._walk is not None
         self._walk.check_free()
-        return iter(()) if self._walk.is_whole else strays(self._file, self._meta, self._walk.reached)
+        if not self._walk.is_whole:
+            strays(self._file, self._meta, self._walk.reached, take)
 
 
 @contextmanager
@@ -95,18 +96,22 @@ def make_store(path: str, initial: Mapping[bytes, bytes], durability: str, fill:
             engine.release()
 
     with translated_os(path):
-        Directory(os.path.abspath(path), True, Options().max_readers).make_new(make)
+        Directory(os.path.abspath(path), True, Options().max_readers).make_new(make, claimed)
 
 
 @contextmanager
 def _reading(directory_path: str) -> Iterator[tuple[int, Meta]]:
     """The data file, open for reading, and its newest state."""
+    with translated_os(directory_path):
+        try:
+            descriptor = os.open(os.path.join(directory_path, DATA), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise StoreCorrupt(
+                f"the data file of the store at {directory_path!r} is missing; restore a backup"
+            ) from None
     try:
-        descriptor = os.open(os.path.join(directory_path, DATA), os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise StoreCorrupt(f"the data file of the store at {directory_path!r} is missing; restore a backup") from None
-    try:
-        metas = DataFile(descriptor).metas()
+        with translated_os(directory_path):
+            metas = DataFile(descriptor).metas()
         if not metas:
             raise StoreCorrupt(
                 f"the data file of the store at {directory_path!r} is empty, or no LMDB file; restore a backup"

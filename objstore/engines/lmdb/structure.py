@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 from objstore.engines.base import Progress
@@ -119,6 +120,8 @@ class Walk:
                 nodes = [leaf_node(page, place) for place in places]
             except (struct.error, Unreadable) as exc:
                 self._lose(f"page {step.number}, of {name}, cannot be read: {exc}")
+                if step.number < len(self.reached):
+                    self.reached[step.number] = 0  # what is left in it are strays
                 continue
             found["leaf pages"] += 1
             found["entries"] += len(nodes)
@@ -220,18 +223,43 @@ def _check_nothing(_keys: list[bytes], _step: _Step) -> None:
 _INTEGER_KEYS = 0x08  # MDB_INTEGERKEY: the keys of the free pages are numbers of transactions
 
 
-def strays(file: DataFile, meta: Meta, reached: bytearray) -> Iterator[tuple[bytes, bytes]]:
-    """What could be keys and records in pages that were not reached, in no order.  Most of it is none."""
-    for number, was_reached in enumerate(reached):
-        if was_reached or number < FIRST_PAGE:
-            continue
-        try:
-            page = file.page(number)
-        except Unreadable:
-            continue
-        for place in range(PAGE_HEADER_BYTES, meta.page_size - NODE.size, 2):
-            try:
-                node = leaf_node(page, place)
-                yield node.key, node.data if node.page == NO_PAGE else file.run(node.page, node.size)[1]
-            except (struct.error, Unreadable):
-                continue
+def strays(file: DataFile, meta: Meta, reached: bytearray, take: Callable[[bytes, bytes], bool]) -> None:
+    """Show `take` what could be keys and records in pages that were not reached, in no order.  Most of it is none.
+
+    It answers whether this was one.  What lies within one is not looked at, nor what lies within a large value whose
+    first page is whole: whoever gave a value may have put there what looks like a record, with a digest that fits.
+    """
+    number = FIRST_PAGE
+    while number < len(reached):
+        pages = 1
+        if not reached[number]:
+            pages = _lost_run(file, number, reached)
+            if not pages:
+                _take_nodes(file, meta, number, take)
+        number += max(pages, 1)
+
+
+def _lost_run(file: DataFile, number: int, reached: bytearray) -> int:
+    """How many pages the large value has that begins on this page, if one does and none of them is in use."""
+    try:
+        pages, _ = file.run(number, 0)
+    except Unreadable:
+        return 0
+    return 0 if any(reached[number : number + pages]) else pages
+
+
+def _take_nodes(file: DataFile, meta: Meta, number: int, take: Callable[[bytes, bytes], bool]) -> None:
+    try:
+        page = file.page(number)
+    except Unreadable:
+        return
+    place = PAGE_HEADER_BYTES
+    while place < meta.page_size - NODE.size:
+        end = place + 2
+        with suppress(struct.error, Unreadable):
+            node = leaf_node(page, place)
+            is_big = node.page != NO_PAGE
+            if take(node.key, file.run(node.page, node.size)[1] if is_big else node.data):
+                size = PAGE_NUMBER.size if is_big else node.size
+                end = place + NODE.size + len(node.key) + size + 1 & ~1
+        place = end
