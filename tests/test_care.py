@@ -845,6 +845,22 @@ class TestCompact:
         """
         assert run(program, path) == ""
 
+    def test_the_files_keep_their_rights(self, path):
+        old = os.umask(0o002)
+        try:
+            with Store(path, permissions="umask") as store:
+                store["a"] = 1
+                os.umask(0o077)
+                if os.geteuid() == 0:
+                    for name in FILES:
+                        os.chown(path / name, 65534, 65534)
+                os.chmod(path / "data.mdb", 0o664)
+                rights = {name: os.stat(path / name)[:1] + os.stat(path / name)[4:6] for name in FILES}
+                store.compact()
+                assert {name: os.stat(path / name)[:1] + os.stat(path / name)[4:6] for name in FILES} == rights
+        finally:
+            os.umask(old)
+
     def test_a_forked_child_may_open_it_once_more(self, path):
         with Store(path) as store:
             store["a"] = 1
@@ -909,6 +925,20 @@ class TestFilesThatWereReplaced:
                 with pytest.raises(StoreReplaced, match="open it again"):
                     write()
             assert store["a"] == 1
+
+    def test_what_this_process_may_not_see_any_more_is_not_taken_for_replaced(self, path, monkeypatch):
+        with Store(path) as store:
+            store["a"] = 1
+
+            def refuse(name, *arguments, was=os.stat, **options):
+                if str(name).startswith(f"{path}/"):
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
+                return was(name, *arguments, **options)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "stat", refuse)  # as after setuid
+                store["a"] = 2
+            assert store["a"] == 2
 
     def test_without_sync_it_is_refused_within_a_second(self, path):
         with Store(path, durability="process") as store:

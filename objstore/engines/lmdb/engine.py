@@ -342,7 +342,11 @@ class LmdbEngine(Engine):
         if isinstance(self._environment, Inherited):
             return  # it is not open for now, and whoever opens it looks at its identity
         for name, opened in self._files.items():
-            if file_id(self.location, name) != opened:
+            try:
+                found = file_id(self.location, name)
+            except PermissionError:  # this process has given up rights since; what it opened before is still its own
+                return
+            if found != opened:
                 raise StoreReplaced(REPLACED.format(self.location))
 
     def _look_around(self) -> None:
@@ -636,7 +640,9 @@ class LmdbEngine(Engine):
                 with self._reopening:
                     self._is_reopening = True
                     try:
-                        directory.replace(lambda making: self._copy_to_replace(making, verify, progress))
+                        directory.replace(
+                            lambda making: self._copy_to_replace(making, verify, progress), keeps_rights=True
+                        )
                     finally:
                         self._is_reopening = False
             finally:
