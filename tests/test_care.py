@@ -33,7 +33,7 @@ from objstore import (
     UnsupportedOperation,
 )
 from objstore.engines.base import IDENTITY_KEY
-from objstore.engines.lmdb import directory
+from objstore.engines.lmdb import directory, engine
 from objstore.space import CATALOG, EXPIRY, STATE_KEY, USER
 
 FILES = {"data.mdb", "lock.mdb", "objstore.lock"}
@@ -791,6 +791,20 @@ class TestCompact:
             assert store[1] == 2
         """
         run(program, path)
+
+    def test_one_who_is_interrupted_while_readers_are_waited_for(self, path, monkeypatch):
+        def interrupt(*_arguments):
+            raise KeyboardInterrupt
+
+        with Store(path) as store:
+            store["a"] = 1
+            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                patch.setattr(engine, "_is_unread", interrupt)
+                store.compact()
+            assert store["a"] == 1
+            store["a"] = 2
+            store.compact()
+            assert store["a"] == 2
 
     def test_readers_that_were_killed_do_not_stand_in_its_way(self, path):
         with Store(path) as store:

@@ -665,12 +665,17 @@ class LmdbEngine(Engine):
         """Make the copy; then nobody reads any more, and the environment is closed."""
         self._copy(making, verify, progress)
         environment = self._environment
-        self._environment = Inherited(self._reopen)  # those who read from now on wait there
-        if not _is_unread(environment, self._views):
-            self._environment = environment
-            raise StoreLocked(_COMPACTING.format(self.location))
-        with self._views.guard.shut():
-            environment.close()
+        try:
+            self._environment = Inherited(self._reopen)  # those who read from now on wait there
+            if not _is_unread(environment, self._views):
+                raise StoreLocked(_COMPACTING.format(self.location))
+            with self._views.guard.shut():
+                environment.close()
+        except BaseException:
+            with suppress(lmdb.Error):
+                environment.info()  # it is open
+                self._environment = environment
+            raise
         self._views.file.close()  # views go on with the old file, into which nobody writes any more
 
     def stats(self) -> Mapping[str, int]:
