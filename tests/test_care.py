@@ -33,7 +33,7 @@ from objstore import (
     UnsupportedOperation,
 )
 from objstore.engines.base import IDENTITY_KEY
-from objstore.engines.lmdb import directory
+from objstore.engines.lmdb import directory, engine
 from objstore.space import CATALOG, EXPIRY, STATE_KEY, USER
 
 FILES = {"data.mdb", "lock.mdb", "objstore.lock"}
@@ -792,6 +792,20 @@ class TestCompact:
         """
         run(program, path)
 
+    def test_one_who_is_interrupted_while_readers_are_waited_for(self, path, monkeypatch):
+        def interrupt(*_arguments):
+            raise KeyboardInterrupt
+
+        with Store(path) as store:
+            store["a"] = 1
+            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                patch.setattr(engine, "_is_unread", interrupt)
+                store.compact()
+            assert store["a"] == 1
+            store["a"] = 2
+            store.compact()
+            assert store["a"] == 2
+
     def test_readers_that_were_killed_do_not_stand_in_its_way(self, path):
         with Store(path) as store:
             store["a"] = 1
@@ -844,6 +858,22 @@ class TestCompact:
                 thread.join()
         """
         assert run(program, path) == ""
+
+    def test_the_files_keep_their_rights(self, path):
+        old = os.umask(0o002)
+        try:
+            with Store(path, permissions="umask") as store:
+                store["a"] = 1
+                os.umask(0o077)
+                if os.geteuid() == 0:
+                    for name in FILES:
+                        os.chown(path / name, 65534, 65534)
+                os.chmod(path / "data.mdb", 0o664)
+                rights = {name: os.stat(path / name)[:1] + os.stat(path / name)[4:6] for name in FILES}
+                store.compact()
+                assert {name: os.stat(path / name)[:1] + os.stat(path / name)[4:6] for name in FILES} == rights
+        finally:
+            os.umask(old)
 
     def test_a_forked_child_may_open_it_once_more(self, path):
         with Store(path) as store:
@@ -909,6 +939,20 @@ class TestFilesThatWereReplaced:
                 with pytest.raises(StoreReplaced, match="open it again"):
                     write()
             assert store["a"] == 1
+
+    def test_what_this_process_may_not_see_any_more_is_not_taken_for_replaced(self, path, monkeypatch):
+        with Store(path) as store:
+            store["a"] = 1
+
+            def refuse(name, *arguments, was=os.stat, **options):
+                if str(name).startswith(f"{path}/"):
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
+                return was(name, *arguments, **options)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "stat", refuse)  # as after setuid
+                store["a"] = 2
+            assert store["a"] == 2
 
     def test_without_sync_it_is_refused_within_a_second(self, path):
         with Store(path, durability="process") as store:

@@ -101,8 +101,12 @@ def read(path):
         return ERROR
     with store:
         for name, items in contents().items():
+            try:
+                space = store.namespace(name) if name else store  # which reads, too
+            except StoreError:
+                return ERROR
             for way in (one_by_one, at_once, as_views):
-                seen = max(seen, compare(store.namespace(name) if name else store, items, way))
+                seen = max(seen, compare(space, items, way))
     return seen
 
 

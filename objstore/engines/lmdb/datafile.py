@@ -238,10 +238,13 @@ def _free_below(file: DataFile, number: int, depth: int, seen: set[int]) -> Iter
 
 
 def file_id(directory_path: str, name: str = DATA) -> tuple[int, int]:
-    """What names a file of the store whatever the path to it: device and inode; (0, 0) where there is none."""
+    """What names a file of the store whatever the path to it: device and inode; (0, 0) where there is none.
+
+    Raises OSError where that cannot be seen.
+    """
     try:
         return identify(os.stat(os.path.join(directory_path, name)))
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return 0, 0
 
 

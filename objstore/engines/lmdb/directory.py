@@ -274,10 +274,11 @@ class Directory:
             with suppress(FileNotFoundError):  # it was not made yet
                 os.unlink(os.path.join(self.path, name))
 
-    def replace(self, make: Callable[[str], None]) -> None:
+    def replace(self, make: Callable[[str], None], keeps_rights: bool = False) -> None:
         """Put what `make(path)` writes into a directory of its own in the place of the data file, with new locks.
 
-        If that fails, what there was is as it was, and has its room again.
+        With `keeps_rights` they belong to whom the old files belong, and may be used by the same.  If that fails, what
+        there was is as it was, and has its room again.
         """
         self.remove_making()
         os.mkdir(self.making, 0o700)
@@ -285,12 +286,27 @@ class Directory:
         try:
             make(self.making)
             reserve_locks(lock, self.file_mode, self._max_readers, lambda: True)
+            if keeps_rights:
+                self._copy_rights()
         except BaseException:
             self.remove_making()
             raise
         os.replace(lock, os.path.join(self.path, LOCK))
         os.replace(os.path.join(self.making, DATA), self.data)
         self._finish()
+
+    def _copy_rights(self) -> None:
+        """Let those use the new files who may use the old ones, whoever replaces them, with whatever umask."""
+        for name in (DATA, LOCK):
+            new = os.path.join(self.making, name)
+            try:
+                old = os.stat(os.path.join(self.path, name))
+            except FileNotFoundError:
+                continue
+            for owner, group in ((-1, old.st_gid), (old.st_uid, -1)):
+                with suppress(PermissionError):  # who may not give it away keeps it
+                    os.chown(new, owner, group)
+            os.chmod(new, stat.S_IMODE(old.st_mode))
 
     def _check_writable(self, flag: str) -> None:
         """Refuse to open for writing what could only be read: one who asked to write should know at once."""

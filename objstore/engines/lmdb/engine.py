@@ -374,7 +374,11 @@ class LmdbEngine(Engine):
         if isinstance(self._environment, Inherited):
             return  # it is not open for now, and whoever opens it looks at its identity
         for name, opened in self._files.items():
-            if file_id(self.location, name) != opened:
+            try:
+                found = file_id(self.location, name)
+            except PermissionError:  # this process has given up rights since; what it opened before is still its own
+                return
+            if found != opened:
                 raise StoreReplaced(REPLACED.format(self.location))
 
     def _look_around(self) -> None:
@@ -743,7 +747,9 @@ class LmdbEngine(Engine):
                 with self._reopening:
                     self._is_reopening = True
                     try:
-                        directory.replace(lambda making: self._copy_to_replace(making, verify, progress))
+                        directory.replace(
+                            lambda making: self._copy_to_replace(making, verify, progress), keeps_rights=True
+                        )
                     finally:
                         self._is_reopening = False
             finally:
@@ -766,12 +772,17 @@ class LmdbEngine(Engine):
         """Make the copy; then nobody reads any more, and the environment is closed."""
         self._copy(making, verify, progress)
         environment = self._environment
-        self._environment = Inherited(self._reopen)  # those who read from now on wait there
-        if not _is_unread(environment, self._views):
-            self._environment = environment
-            raise StoreLocked(_COMPACTING.format(self.location))
-        with self._views.guard.shut():
-            environment.close()
+        try:
+            self._environment = Inherited(self._reopen)  # those who read from now on wait there
+            if not _is_unread(environment, self._views):
+                raise StoreLocked(_COMPACTING.format(self.location))
+            with self._views.guard.shut():
+                environment.close()
+        except BaseException:
+            with suppress(lmdb.Error):
+                environment.info()  # it is open
+                self._environment = environment
+            raise
         self._views.file.close()  # views go on with the old file, into which nobody writes any more
 
     def stats(self) -> Mapping[str, int]:
