@@ -356,7 +356,9 @@ READERS_DIE = """
             store["large"] = bytearray(200_000)
 
     def write(path, pipe):
-        "Overwrite at some pace, for as long as it lives, and tell how often."
+        "Overwrite at some pace, for as long as somebody hears how often."
+        signal.alarm(0)
+        os.close(hearing)
         with Store(path) as store:
             number = 0
             while True:
@@ -392,35 +394,35 @@ READERS_DIE = """
     def size(path):
         return os.stat(path + "/data.mdb").st_size
 
-    def wait_for(pipe, hundreds):
+    def wait_for(hundreds):
         "Until so many hundreds of writes followed."
-        os.set_blocking(pipe, False)
+        os.set_blocking(hearing, False)
         try:
-            while os.read(pipe, 4096):
+            while os.read(hearing, 4096):
                 pass
         except BlockingIOError:
-            os.set_blocking(pipe, True)
+            os.set_blocking(hearing, True)
         for _ in range(hundreds + 1):
-            hear(pipe)
+            hear(hearing)
 
     # The clean twin, written at the same pace: its readers read for longer than the dead may, and end as they should.
     twin = path + ".twin"
     make(twin)
-    pipe, telling = os.pipe()
+    hearing, telling = os.pipe()
     writer = forked(write, twin, telling)
     with Store(twin) as store:
         for how in ("many", "view"):
-            wait_for(pipe, 1)
+            wait_for(1)
             kept = begin_to_read(store, how)
             time.sleep(1.5)
             del kept
-        wait_for(pipe, 5)
+        wait_for(5)
     killed(writer)
     clean = size(twin)
 
     make(path)
     writer = forked(write, path, telling)
-    wait_for(pipe, 1)
+    wait_for(1)
     store = Store(path)  # opened once, before anybody dies; the readers open what they inherit from it
     for number in range(count):
         killed(ready_to_die(store))
@@ -438,9 +440,9 @@ READERS_DIE = """
     deadline = time.monotonic() + 30
     while (taken := store.stats().readers) > 3 and time.monotonic() < deadline:
         time.sleep(0.1)
-    wait_for(pipe, 5)
+    wait_for(5)
     before = size(path)
-    wait_for(pipe, 15)
+    wait_for(15)
     after = size(path)
     killed(writer)
     print(f"{durability}: {count} readers killed, {taken} slots taken; {before} and then {after} bytes, twin {clean}")
