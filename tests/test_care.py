@@ -446,6 +446,21 @@ class TestBackup:
         with Store(tmp_path / "1") as first, Store(tmp_path / "20") as second, Store(tmp_path / "21") as third:
             assert (dict(first), dict(second), dict(third)) == ({}, {"a": 1}, {"a": 1})
 
+    def test_paths_that_are_no_text(self, tmp_path):
+        for name in (b"a line\nand another", b"no \xff text", "\u2603".encode()):
+            path = os.path.join(tmp_path, os.fsdecode(name))
+            try:
+                os.mkdir(path, 0o700)
+            except OSError:
+                continue  # this file system has no such names
+            with Store(path) as store:
+                store["a"] = 1
+                store.compact()
+                store.backup(f"{path}.backup")
+                assert store.check().ok
+            assert objstore.check(f"{path}.backup").ok
+            assert objstore.salvage(path, f"{path}.salvaged").entries == 1
+
     def test_it_takes_the_place_of_nothing(self, path, tmp_path):
         with Store(path) as store:
             store["a"] = 1

@@ -181,7 +181,7 @@ class LmdbEngine(Engine):
         while True:
             try:
                 environment = lmdb.open(
-                    self.location,
+                    os.fsencode(self.location),  # a path need not be text
                     map_size=size,
                     readonly=self.read_only,
                     lock=not self.options.immutable,
@@ -1009,7 +1009,7 @@ def _make_environment(path: str, initial: Mapping[bytes, bytes], options: Option
     mode = 0o600 if options.private else 0o666
     with translated(os.path.dirname(path), path):
         # Without a lock file: nobody else is here, and the directory makes one that a full disk cannot harm.
-        environment = lmdb.open(path, map_size=_LEAST_MAP, mode=mode, lock=False, lib_version=0)
+        environment = lmdb.open(os.fsencode(path), map_size=_LEAST_MAP, mode=mode, lock=False, lib_version=0)
         try:
             with environment.begin(write=True) as txn:
                 for key, record in initial.items():
@@ -1022,7 +1022,7 @@ def _is_store(path: str) -> bool:
     """Whether an environment that nobody vouches for is one of ours.  Leaves no trace in the directory."""
     check_whole(path)
     with translated(path):
-        environment = lmdb.open(path, readonly=True, lock=False, create=False, lib_version=0)
+        environment = lmdb.open(os.fsencode(path), readonly=True, lock=False, create=False, lib_version=0)
         try:
             return environment.begin().get(DURABILITY_KEY) is not None
         finally:
