@@ -21,7 +21,7 @@ import pytest
 from hypothesis import settings
 
 from objstore import Store
-from objstore.engines.lmdb import engine as lmdb_engine
+from objstore.engines.lmdb import registry
 
 # A time limit for each example would only measure who else is using the machine.
 settings.register_profile("objstore", deadline=None, print_blob=True)
@@ -40,12 +40,12 @@ def pytest_runtest_makereport(item, call):
 @pytest.fixture(autouse=True)
 def no_environment_stays_open(request):
     """Fail a test that goes away and leaves a store open in this process."""
-    before = set(lmdb_engine._engines)
+    before = set(registry.engines)
     yield
-    if set(lmdb_engine._engines) <= before:
+    if set(registry.engines) <= before:
         return
     gc.collect()
-    left = {key: engine.location for key, engine in lmdb_engine._engines.items() if key not in before}
+    left = {key: engine.location for key, engine in registry.engines.items() if key not in before}
     if left and not request.node.stash.get(_failed, False):
         pytest.fail(f"the test left these stores open: {sorted(left.values())}")
 

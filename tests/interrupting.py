@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 
 import objstore
 from objstore import Store
-from objstore.engines.lmdb import engine as lmdb_engine
+from objstore.engines.lmdb import registry
 
 HERE = os.path.dirname(os.path.abspath(objstore.__file__))
 UNOWNED = "these descriptors stay open"
@@ -382,8 +382,8 @@ class Trial:
             pass
         del store
         gc.collect()
-        if lmdb_engine._engines:
-            yield f"{[engine.location for engine in lmdb_engine._engines.values()]} stays open for ever"
+        if registry.engines:
+            yield f"{[engine.location for engine in registry.engines.values()]} stays open for ever"
             self._clear_away()
         if (after := descriptors()) != self.before:
             more = [name for name in after if after.count(name) > self.before.count(name)]
@@ -395,7 +395,7 @@ class Trial:
 
     def _clear_away(self) -> None:
         """End what an interruption left behind, so that the next is judged by itself."""
-        for engine in list(lmdb_engine._engines.values()):
+        for engine in list(registry.engines.values()):
             engine.close_at_exit()
         gc.collect()
         self.before = descriptors()

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from objstore import Store, StoreCorrupt, StoreNotFound, check
-from objstore.engines.lmdb import engine as lmdb_engine
+from objstore.engines.lmdb import registry
 
 KILLS = int(os.environ.get("OBJSTORE_KILLS", "10"))
 THREADS = 4
@@ -194,7 +194,7 @@ class Undo(Exception):
 @contextmanager
 def child(body):
     """A forked process that runs `body(pipe)`; gives its id and the end of the pipe from which to read."""
-    assert not lmdb_engine._engines, "a child is to begin with nothing open"
+    assert not registry.engines, "a child is to begin with nothing open"
     read_end, write_end = os.pipe()
     process = os.fork()
     if process == 0:

@@ -21,6 +21,7 @@ from objstore.engines import connect
 from objstore.engines.base import DURABILITY_KEY
 from objstore.engines.lmdb import directory as directory_module
 from objstore.engines.lmdb import engine as engine_module
+from objstore.engines.lmdb import opening
 from objstore.engines.lmdb.datafile import check_whole
 from objstore.engines.lmdb.directory import boot_id, text_of
 from objstore.errors import (
@@ -802,7 +803,7 @@ class TestMaking:
         def fail(*_arguments):
             raise OSError(28, "no space left")
 
-        monkeypatch.setattr(engine_module, "_make_environment", fail)
+        monkeypatch.setattr(opening, "_make_environment", fail)
         with pytest.raises(StoreFull, match="no space left; make room and try again"):
             connect(path, "c", {}, None)
         monkeypatch.undo()

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from objstore import ReadOnlyStore, Store, TransactionError
-from objstore.engines.lmdb import engine as lmdb_engine
+from objstore.engines.lmdb import registry
 
 FORKS = int(os.environ.get("OBJSTORE_FORKS", "100"))
 ROOT = Path(__file__).parent.parent
@@ -644,7 +644,7 @@ class TestHandlesOfOneProcess:
         link = tmp_path / "link"
         link.symlink_to(stored)
         with Store(stored) as first, Store(link) as second:
-            assert len(lmdb_engine._engines) == 1
+            assert len(registry.engines) == 1
             first["a"] = 1
             assert second["a"] == 1
             first.close()
@@ -652,7 +652,7 @@ class TestHandlesOfOneProcess:
             assert second["b"] == 2
             with Store(stored, "r") as third:
                 assert third["b"] == 2
-        assert not lmdb_engine._engines
+        assert not registry.engines
 
     def test_a_store_that_nobody_remembers_is_released(self, stored):
         store = Store(stored)
@@ -663,7 +663,7 @@ class TestHandlesOfOneProcess:
         assert users["a"] == 1
         del users
         gc.collect()
-        assert not lmdb_engine._engines
+        assert not registry.engines
         with Store(stored, "n") as store:
             assert not store
 
@@ -725,4 +725,4 @@ class TestHandlesOfOneProcess:
         for thread in threads:
             thread.join()
         assert failed == []
-        assert not lmdb_engine._engines
+        assert not registry.engines

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from objstore import Store, StoreClosed, StoreError, StoreLocked, StoreNotFound, UnsupportedOperation
-from objstore.engines.lmdb import engine as lmdb_engine
+from objstore.engines.lmdb import registry
 
 
 class TestFlags:
@@ -88,11 +88,11 @@ class TestHandles:
         other = Store(tmp_path / "link")
         one["a"] = 1
         assert other["a"] == 1
-        assert len(lmdb_engine._engines) == 1
+        assert len(registry.engines) == 1
         one.close()
         other["b"] = 2
         other.close()
-        assert not lmdb_engine._engines
+        assert not registry.engines
 
     def test_close_is_idempotent_and_final(self, tmp_path):
         store = Store(tmp_path / "a.store")
@@ -122,7 +122,7 @@ class TestHandles:
     def test_a_handle_that_is_dropped_is_closed(self, tmp_path):
         Store(tmp_path / "a.store")["a"] = 1
         gc.collect()
-        assert not lmdb_engine._engines
+        assert not registry.engines
 
     def test_a_transaction_keeps_the_store_that_nobody_else_remembers(self, tmp_path):
         with Store(tmp_path / "a.store").transaction() as txn:

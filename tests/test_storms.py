@@ -208,9 +208,9 @@ FORK_STORM = (
     assert sum(children.values()) == used, (dict(children), used)
     assert len(store) == len(list(store))
     store.close()
-    from objstore.engines.lmdb import engine
+    from objstore.engines.lmdb import registry
     gc.collect()
-    assert not engine._engines
+    assert not registry.engines
     print(f"{forks} forks, {used} of them wrote")
     """
 )

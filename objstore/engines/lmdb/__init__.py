@@ -4,7 +4,7 @@ Only this room imports `lmdb`, and no exception of it passes (`errors`).  What L
 each reproduced in a test, is done here and nowhere else:
 
 * One environment per file and process, shared by all handles: LMDB's locks are POSIX record locks,
-  which a second open and close of the same file would drop.  (`engine`)
+  which a second open and close of the same file would drop.  (`registry`, `opening`)
 * The map is reserved, not resized: as large as the file system could ever hold.  It is sparse and costs
   nothing, and no reader is ever moved.  Where the platform refuses, a smaller map grows.  (`engine`)
 * A data file that was cut short is refused before it is mapped.  (`datafile`)
@@ -18,9 +18,9 @@ Environment and txn are LMDB's words and stay in this room.
 """
 
 from objstore.engines.lmdb.engine import Options as Options
-from objstore.engines.lmdb.engine import open_lmdb as open_lmdb
 from objstore.engines.lmdb.offline import Remains as Remains
 from objstore.engines.lmdb.offline import inspect as inspect
 from objstore.engines.lmdb.offline import inspecting as inspecting
 from objstore.engines.lmdb.offline import make_store as make_store
 from objstore.engines.lmdb.offline import remaining as remaining
+from objstore.engines.lmdb.opening import open_lmdb as open_lmdb

@@ -1,8 +1,7 @@
-"""The embedded engine: one environment, shared by all handles of the process, and how it is opened."""
+"""The embedded engine: one environment, shared by all handles of the process."""
 
 from __future__ import annotations
 
-import atexit
 import os
 import sys
 import threading
@@ -28,7 +27,7 @@ from objstore.engines.base import (
     Users,
     Verify,
 )
-from objstore.engines.lmdb import activity
+from objstore.engines.lmdb import activity, registry
 from objstore.engines.lmdb.copying import copy_into
 from objstore.engines.lmdb.datafile import (
     DATA,
@@ -39,12 +38,11 @@ from objstore.engines.lmdb.datafile import (
     check_whole,
     file_id,
     free_pages,
-    identify,
     state_text,
 )
-from objstore.engines.lmdb.directory import LOCK, OURS, Directory, check_readable
+from objstore.engines.lmdb.directory import LOCK, OURS, Directory
 from objstore.engines.lmdb.errors import translate, translated, translated_os
-from objstore.engines.lmdb.forks import Inherited, allow_opening_again, keep_for_ever
+from objstore.engines.lmdb.forks import Inherited, keep_for_ever
 from objstore.engines.lmdb.grouping import Call, GroupCommit
 from objstore.engines.lmdb.transactions import LmdbReader, LmdbWriter
 from objstore.engines.lmdb.zerocopy import IN_THE_MIDDLE, Guard, LmdbViewer, Views
@@ -68,7 +66,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 _MOST_RESERVED = 1 << 40
-_LEAST_MAP = 1 << 24
+LEAST_MAP = 1 << 24
 _LONGEST_WAIT = 5.0  # seconds, for others to end what they began
 
 # Seconds that those who do not wait for the disk may write on after files were replaced, or a reader was killed.
@@ -195,7 +193,7 @@ class LmdbEngine(Engine):
                     lib_version=0,
                 )
             except lmdb.MemoryError as exc:
-                if self.options.map_size or size // 2 < _LEAST_MAP:
+                if self.options.map_size or size // 2 < LEAST_MAP:
                     raise StoreError(
                         f"the system has no {size} bytes of address space for a map; lower map_size, or lift the limit"
                     ) from exc
@@ -255,13 +253,13 @@ class LmdbEngine(Engine):
         if self._is_closed or self._is_used():
             return
         if wait:
-            with _opening:
+            with registry.opening():
                 self._close()
-        elif _opening.acquire(blocking=False):
+        elif (opening := registry.opening()).acquire(blocking=False):
             try:
                 self._close()
             finally:
-                _opening.release()
+                opening.release()
 
     def _is_used(self) -> bool:
         return self._users.are_there() or self._views.is_needed()
@@ -303,8 +301,8 @@ class LmdbEngine(Engine):
                 directory.mark_clean()
         finally:
             self.abandon()
-            if _engines.get(self.directory_id) is self:
-                del _engines[self.directory_id]
+            if registry.engines.get(self.directory_id) is self:
+                del registry.engines[self.directory_id]
             self._is_closed = True
 
     def abandon(self) -> None:
@@ -318,7 +316,7 @@ class LmdbEngine(Engine):
 
     def close_at_exit(self) -> None:
         """Close it with the interpreter, whoever uses it."""
-        with _opening:
+        with registry.opening():
             self._close(by_force=True)
 
     # Forks
@@ -724,7 +722,7 @@ class LmdbEngine(Engine):
         private = self._directory is None or self._directory.private
         with self.kept_open(), translated_os(path):
             directory = Directory(os.path.abspath(path), private, self.options.max_readers)
-            directory.make_new(lambda making: self._copy(making, verify, progress), claimed)
+            directory.make_new(lambda making: self._copy(making, verify, progress), registry.claimed)
 
     def _copy(self, making: str, verify: Verify, progress: Progress | None) -> None:
         mode = 0o600 if self._directory is None else self._directory.file_mode
@@ -873,199 +871,8 @@ class _Closed:
         """Closed already."""
 
 
-# The environments of this process, by the identity of their directory.
-_engines: dict[tuple[int, int], LmdbEngine] = {}
-_NOWHERE = 0, 0  # the identity of a directory that is not there
-_opening = threading.RLock()  # a store that is collected inside of it is closed inside of it
-_claimed: set[tuple[int, int]] = set()  # directories of stores that are not open, and may not be for now
-
-
-def open_lmdb(
-    path: str,
-    flag: str,
-    initial: Mapping[bytes, bytes],
-    durability: str | None,
-    check: Callable[[bytes | None, str], None],
-    options: Options,
-    user: object = None,
-) -> LmdbEngine:
-    """The engine of the directory at `path`, made if `flag` allows it, retained for `user`.
-
-    `check(identity, location)` refuses a store that is not what the caller takes it for.
-    """
-    location = os.path.abspath(path)
-    with _opening, translated_os(location):
-        for each in list(_engines.values()):
-            each.close_if_unused()  # what a collector or a child left behind
-        if _directory_id(location) in _claimed:
-            raise StoreLocked(
-                f"this process checks, salvages or makes the store at {location!r}; open it when that is done"
-            )
-        engine = _engines.get(_directory_id(location))
-        if engine is None:
-            return _open_first(location, flag, initial, durability, check, options, user)
-        engine.retain(user)
-        try:
-            _check_same(engine, flag, durability, options)
-            engine.check_not_replaced()
-            check(engine.get(IDENTITY_KEY), location)
-        except BaseException:
-            engine.release(user)
-            raise
-        return engine
-
-
-@contextmanager
-def take(path: str) -> Iterator[Directory]:
-    """The directory of a store that nobody has open, while nobody can.
-
-    Raises StoreNotFound, StoreDenied, StoreLocked; ReadOnlyStore where this process cannot lock it.
-    """
-    location = os.path.abspath(path)
-    directory = Directory(location, private=True, max_readers=0)
-    with claimed(location):
-        try:
-            with translated_os(location):
-                directory.take()
-            yield directory
-        finally:
-            directory.close()
-
-
-@contextmanager
-def claimed(location: str) -> Iterator[None]:
-    """Nobody in this process opens or makes the store in a directory in this block.
-
-    Only so may our file be opened there, and closed: that ends the locks of whoever else has it open in this process.
-    Raises StoreLocked.
-    """
-    with _opening:
-        for each in list(_engines.values()):
-            each.close_if_unused()
-        directory_id = _directory_id(location)
-        if directory_id in _engines or directory_id in _claimed:
-            raise StoreLocked(f"the store at {location!r} is open in this process; close it first")
-        if directory_id != _NOWHERE:
-            _claimed.add(directory_id)
-    try:
-        yield
-    finally:
-        _claimed.discard(directory_id)
-
-
-def _open_first(
-    location: str,
-    flag: str,
-    initial: Mapping[bytes, bytes],
-    durability: str | None,
-    check: Callable[[bytes | None, str], None],
-    options: Options,
-    user: object,
-) -> LmdbEngine:
-    """Open it, and enter it among the engines of this process.
-
-    What is opened belongs at once to something that exists already, so that whoever is interrupted can close it.
-    """
-    directory = None if options.immutable else Directory(location, options.private, options.max_readers)
-    engine = LmdbEngine(location, directory, options, check)
-
-    def make(path: str) -> None:
-        _make_environment(path, {**initial, DURABILITY_KEY: (durability or "full").encode()}, options)
-
-    try:
-        if directory is not None:
-            directory.open(flag, make, _is_store, network=options.network)
-        elif flag != "r":
-            raise ValueError("immutable=True is for reading; open with flag 'r'")
-        else:
-            check_readable(location, options.private)
-        engine.open(durability, flag)
-        engine.retain(user)
-        engine.directory_id = _directory_id(location)
-        _engines[engine.directory_id] = engine
-    except BaseException:
-        engine.abandon()
-        raise
-    return engine
-
-
-def _check_same(engine: LmdbEngine, flag: str, durability: str | None, options: Options) -> None:
-    """All handles of a process share one environment, so they must agree on how it is opened."""
-    where = f"the store at {engine.location!r} is open in this process"
-    if flag == "n":
-        raise StoreLocked(f"{where}, and flag 'n' would replace it; close it first")
-    if durability not in (None, engine.durability):
-        raise StoreLocked(f"{where} with durability {engine.durability!r}; close it first, or leave durability out")
-    for name in ("map_size", "max_readers", "immutable", "readahead"):
-        mine, theirs = getattr(options, name), getattr(engine.options, name)
-        left_out = name != "immutable" and mine == Options._field_defaults[name]
-        if mine != theirs and not left_out:
-            raise StoreLocked(f"{where} with {name}={theirs!r}; close it first, or leave {name} out")
-    if flag != "r" and engine.read_only:
-        raise ReadOnlyStore(f"{where}, which can only read it; open it with flag 'r', or close it and mend permissions")
-
-
-def _make_environment(path: str, initial: Mapping[bytes, bytes], options: Options) -> None:
-    mode = 0o600 if options.private else 0o666
-    with translated(os.path.dirname(path), path):
-        # Without a lock file: nobody else is here, and the directory makes one that a full disk cannot harm.
-        environment = lmdb.open(os.fsencode(path), map_size=_LEAST_MAP, mode=mode, lock=False, lib_version=0)
-        try:
-            with environment.begin(write=True) as txn:
-                for key, record in initial.items():
-                    txn.put(key, record)
-        finally:
-            environment.close()
-
-
-def _is_store(path: str) -> bool:
-    """Whether an environment that nobody vouches for is one of ours.  Leaves no trace in the directory."""
-    check_whole(path)
-    with translated(path):
-        environment = lmdb.open(os.fsencode(path), readonly=True, lock=False, create=False, lib_version=0)
-        try:
-            return environment.begin().get(DURABILITY_KEY) is not None
-        finally:
-            environment.close()
-
-
-def _directory_id(path: str) -> tuple[int, int]:
-    try:
-        return identify(os.stat(path))
-    except OSError:
-        return _NOWHERE
-
-
 def _reserved(path: str) -> int:
     """As much of the address space as the file system could ever hold, in whole pages, at most 1 TiB."""
     status = os.statvfs(path)
     size = status.f_blocks * status.f_frsize or _MOST_RESERVED  # some count no blocks, and have no limit
-    return max(min(size, _MOST_RESERVED), _LEAST_MAP) // 65536 * 65536
-
-
-def _before_fork() -> None:
-    for engine in list(_engines.values()):
-        engine.lend()
-
-
-def _after_fork_in_parent() -> None:
-    for engine in list(_engines.values()):
-        engine.lent()
-
-
-def _after_fork_in_child() -> None:
-    global _opening
-    _opening = threading.RLock()  # its holder may be a thread that the child does not have
-    _claimed.clear()  # by threads of the parent, and the locks are the parent's, too
-    for engine in _engines.values():
-        engine.disown()
-    allow_opening_again()
-
-
-def _close_at_exit() -> None:
-    for engine in list(_engines.values()):
-        engine.close_at_exit()
-
-
-atexit.register(_close_at_exit)
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+    return max(min(size, _MOST_RESERVED), LEAST_MAP) // 65536 * 65536

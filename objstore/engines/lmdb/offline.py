@@ -12,8 +12,10 @@ from contextlib import ExitStack, contextmanager
 from objstore.engines.base import Engine, Inspection, Progress
 from objstore.engines.lmdb.datafile import DATA, DataFile, Meta, state_of, state_text
 from objstore.engines.lmdb.directory import Directory
-from objstore.engines.lmdb.engine import Options, claimed, open_lmdb, take
+from objstore.engines.lmdb.engine import Options
 from objstore.engines.lmdb.errors import translated_os
+from objstore.engines.lmdb.opening import open_lmdb, take
+from objstore.engines.lmdb.registry import claimed
 from objstore.engines.lmdb.structure import Walk, strays
 from objstore.errors import ReadOnlyStore, StoreCorrupt, StoreLocked
 
