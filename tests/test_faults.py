@@ -20,11 +20,14 @@ It prints what the user sees of each kind of fault, where.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import os
 import shutil
+import signal
 import tempfile
+import time
 from collections import Counter, defaultdict
 from contextlib import ExitStack
 from functools import partial
@@ -447,3 +450,49 @@ def test_each_call_that_fails_is_survived(place, level, rng):
         where = ", ".join(f"{number} x {step}" for step, number in steps.items())
         print(f"  {name}, {how}, in {where}: the user gets {error}")
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("end", ["killed", "fails"])
+def test_one_who_ends_in_the_middle_of_opening_leaves_no_locks_half_set_up(place, end):
+    """LMDB would give the next one the state before the last commit, and let him write on from there."""
+    path = f"{place}/a.store"
+    with Store(path) as store:
+        store.update({"a": 1})
+    inside, told = os.pipe()
+    going_on, go_on = os.pipe()
+    process = os.fork()
+    if process == 0:
+        maps = 0
+
+        def second_map_waits(name, call, args):
+            nonlocal maps
+            maps += 1
+            if maps < 2:  # that of the lock file
+                return call(*args)
+            os.write(told, b".")
+            os.read(going_on, 1)
+            fail(errno.ENOMEM)
+            return (1 << 64) - 1
+
+        with lmdb_calls(second_map_waits, MAPS):
+            with contextlib.suppress(StoreError):
+                Store(path, map_size=1 << 20)
+        os._exit(0)
+    os.read(inside, 1)
+    # Another opens it meanwhile.
+    second = os.fork()
+    if second == 0:
+        with Store(path) as store:
+            store["b"] = 2
+        os._exit(0)
+    time.sleep(0.1)
+    if end == "killed":
+        os.kill(process, signal.SIGKILL)
+    else:
+        os.write(go_on, b".")
+    os.waitpid(process, 0)
+    assert os.waitpid(second, 0)[1] == 0
+    for descriptor in (inside, told, going_on, go_on):
+        os.close(descriptor)
+    with Store(path) as store:
+        assert store == {"a": 1, "b": 2}

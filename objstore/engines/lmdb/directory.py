@@ -5,7 +5,8 @@ A directory holds LMDB's two files and one of ours:
     data.mdb  lock.mdb  objstore.lock
 
 `objstore.lock` serves two ends.  Its first byte is locked, shared by everybody who has the store open,
-exclusively by whoever makes, empties or compacts it.  These are POSIX record locks: they die with the
+exclusively by whoever makes, empties or compacts it.  Its second byte is locked by whoever opens LMDB's
+environment, one after the other.  These are POSIX record locks: they die with the
 process, and no child inherits them.  Such a lock is lost as soon as the process closes *any* descriptor
 of the file, so nobody else may open it, and one process has one descriptor (the engine sees to that).
 
@@ -34,8 +35,8 @@ import os
 import random
 import stat
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
@@ -61,6 +62,7 @@ _DIRTY = "dirty"
 _FAILED = "failed"
 _TEXT_BYTES = 256  # of our file; what comes behind it are notes (see `activity`)
 _WAIT_SECONDS = 10.0
+_OPENING = 1  # the byte of our file that is locked by whoever opens the environment
 
 
 class Directory:
@@ -339,21 +341,35 @@ class Directory:
         """Trade the shared lock for the exclusive one, if nobody else has the store open."""
         return self._try(fcntl.LOCK_EX)
 
-    def _try(self, kind: int) -> bool:
+    @contextmanager
+    def opening(self) -> Iterator[None]:
+        """Nobody else, in no process, opens the environment in this block.
+
+        Who opens LMDB's lock file alone sets it up.  If he fails or is killed in the middle, one who waits for his
+        turn there would take it as it is, and begin with an older state: with an empty one, where there was one commit.
+        """
+        self._wait(fcntl.LOCK_EX if self._file is None or self._file.writable() else fcntl.LOCK_SH, _OPENING)
+        try:
+            yield
+        finally:
+            if self.descriptor is not None:
+                fcntl.lockf(self.descriptor, fcntl.LOCK_UN, 1, _OPENING)
+
+    def _try(self, kind: int, byte: int = 0) -> bool:
         if self.descriptor is None:
             return False
         try:
-            fcntl.lockf(self.descriptor, kind | fcntl.LOCK_NB, 1)
+            fcntl.lockf(self.descriptor, kind | fcntl.LOCK_NB, 1, byte)
         except OSError as exc:
             if exc.errno not in (errno.EACCES, errno.EAGAIN, errno.EBADF):  # EBADF: open for reading only
                 raise
             return False
         return True
 
-    def _wait(self, kind: int) -> None:
+    def _wait(self, kind: int, byte: int = 0) -> None:
         """Wait for the lock.  Its holders keep it for milliseconds, or for something long: then say so."""
         deadline = time.monotonic() + _WAIT_SECONDS
-        while self.descriptor is not None and not self._try(kind):
+        while self.descriptor is not None and not self._try(kind, byte):
             self._check_deadline(deadline)
 
     def _check_deadline(self, deadline: float) -> None:

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 from weakref import WeakSet, ref
 
@@ -178,20 +178,21 @@ class LmdbEngine(Engine):
         size = self.options.map_size or self._map_size or _reserved(self.location)
         while True:
             try:
-                environment = lmdb.open(
-                    os.fsencode(self.location),  # a path need not be text
-                    map_size=size,
-                    readonly=self.read_only,
-                    lock=not self.options.immutable,
-                    sync=durability != "process",
-                    metasync=durability == "full",
-                    readahead=self.options.readahead,
-                    mode=self._directory.file_mode if self._directory else 0o600,
-                    max_readers=self.options.max_readers,
-                    max_spare_txns=1,
-                    create=False,
-                    lib_version=0,
-                )
+                with nullcontext() if self._directory is None else self._directory.opening():
+                    environment = lmdb.open(
+                        os.fsencode(self.location),  # a path need not be text
+                        map_size=size,
+                        readonly=self.read_only,
+                        lock=not self.options.immutable,
+                        sync=durability != "process",
+                        metasync=durability == "full",
+                        readahead=self.options.readahead,
+                        mode=self._directory.file_mode if self._directory else 0o600,
+                        max_readers=self.options.max_readers,
+                        max_spare_txns=1,
+                        create=False,
+                        lib_version=0,
+                    )
             except lmdb.MemoryError as exc:
                 if self.options.map_size or size // 2 < LEAST_MAP:
                     raise StoreError(
