@@ -472,6 +472,8 @@ class TestBackup:
                 with pytest.raises(StoreExists) as error:
                     store.backup(tmp_path / name)
                 assert isinstance(error.value, FileExistsError)
+            with pytest.raises(StoreError, match="throws away"):
+                store.backup(path / "objstore.making")
             (tmp_path / "empty").mkdir()
             store.backup(tmp_path / "empty")
             store.backup(tmp_path / "deep" / "down")

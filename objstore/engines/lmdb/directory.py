@@ -235,6 +235,8 @@ class Directory:
         path = self.path
         _make_parents(os.path.dirname(path), 0o755 if self.private else 0o777)
         was_there = os.path.isdir(path)
+        if os.path.basename(path) == MAKING:
+            raise StoreError(f"{path!r} is where a store makes what it throws away; name another place")
         if os.path.lexists(path) and (not was_there or os.listdir(path)):
             raise _exists(path)
         try:
