@@ -367,9 +367,9 @@ class Store(Writable[K, V]):
         The backup is a store of its own, without free pages, checked, and on the disk when this returns.
         `progress(done, total)` is called with pages, written and checked.
 
-        Raises StoreExists where something is at `path`, StoreCorrupt where this store is damaged, StoreFull, StoreLocked
-        where another process makes a store there, StoreError where no process can be started: then nothing is left
-        there. Raises UnsupportedOperation where the engine has no files.
+        Raises StoreExists where something is at `path`, StoreCorrupt where this store is damaged, StoreFull,
+        StoreLocked where another process makes a store there, StoreError where no process can be started: then
+        nothing is left there. Raises UnsupportedOperation where the engine has no files.
         """
         self._require("backup", "copy it with update() into a store with a path")
         self._engine.backup(path_of(path), require_whole, progress)
@@ -380,8 +380,8 @@ class Store(Writable[K, V]):
         Others in this process wait.  `progress(done, total)` is called with pages, written and checked.
 
         Raises StoreLocked where another process has the store open, or this one has snapshots or iterations;
-        TransactionError where it has a transaction; StoreCorrupt where the store is damaged, StoreFull: then nothing has
-        changed. Raises UnsupportedOperation where the engine has no files.
+        TransactionError where it has a transaction; StoreCorrupt where the store is damaged, StoreFull: then nothing
+        has changed. Raises UnsupportedOperation where the engine has no files.
         """
         self._require("compact", "memory is given back by itself")
         self._compact(require_whole, progress)
