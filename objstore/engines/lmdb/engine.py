@@ -431,12 +431,17 @@ class LmdbEngine(Engine):
 
     def _known_state(self) -> tuple[LmdbReader, Meta]:
         """The last committed state, held, and where its trees begin: what its meta page says until the next but one."""
-        while True:
+        deadline = time.monotonic() + _LONGEST_WAIT
+        while time.monotonic() < deadline:
             reader: Any = self.snapshot()
             state = reader.txn.id()
             for meta in DataFile(self._views.file.fileno()).metas():
                 if meta.transaction == state:
                     return reader, meta
+        raise StoreCorrupt(
+            f"the state that LMDB shows of the store at {self.location!r} is not one that its data file tells of; close "
+            f"it everywhere, and check it"
+        )
 
     def held(self) -> tuple[Held, ...]:
         self.tend()
