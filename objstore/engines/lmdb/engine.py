@@ -439,8 +439,8 @@ class LmdbEngine(Engine):
                 if meta.transaction == state:
                     return reader, meta
         raise StoreCorrupt(
-            f"the state that LMDB shows of the store at {self.location!r} is not one that its data file tells of; close "
-            f"it everywhere, and check it"
+            f"the state that LMDB shows of the store at {self.location!r} is not one that its data file tells of; "
+            f"close it everywhere, and check it"
         )
 
     def held(self) -> tuple[Held, ...]:
