@@ -19,6 +19,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from programs import run
 
 from objstore import ReadOnlyStore, Store, TransactionError
 from objstore.engines.lmdb import registry
@@ -726,3 +727,54 @@ class TestHandlesOfOneProcess:
             thread.join()
         assert failed == []
         assert not registry.engines
+
+
+def test_a_child_that_is_forked_while_another_thread_closes_the_store_opens_it_anew(tmp_path):
+    run(
+        """
+        import os, sys, threading
+        from objstore import Store
+        from objstore.engines.lmdb.directory import Directory
+
+        path = sys.argv[1]
+        store = Store(path)
+        store["a"] = 1
+        closed, forked = threading.Event(), threading.Event()
+        close = Directory.close
+
+        def close_and_wait(self):
+            close(self)
+            closed.set()
+            forked.wait(60)
+
+        Directory.close = close_and_wait
+        thread = threading.Thread(target=store.close)
+        thread.start()
+        closed.wait(60)
+        process = os.fork()
+        if process == 0:
+            Directory.close = close
+            with Store(path) as store:
+                store["b"] = 2
+                # It has its own lock: nobody may replace the store.
+                other = os.fork()
+                if other == 0:
+                    from objstore import StoreLocked
+                    try:
+                        os.execv(sys.executable, [sys.executable, "-c", (
+                            "import sys; from objstore import Store, StoreLocked\\n"
+                            "try: Store(sys.argv[1], 'n')\\n"
+                            "except StoreLocked: sys.exit(7)"), path])
+                    finally:
+                        os._exit(1)
+                assert os.waitstatus_to_exitcode(os.waitpid(other, 0)[1]) == 7
+            os._exit(0)
+        status = os.waitpid(process, 0)[1]
+        forked.set()
+        thread.join()
+        assert status == 0
+        with Store(path) as store:
+            assert store == {"a": 1, "b": 2}
+        """,
+        tmp_path / "a.store",
+    )

@@ -330,8 +330,11 @@ class LmdbEngine(Engine):
         """After a fork, in the parent."""
         self._views.lent()
 
-    def disown(self) -> None:
-        """In a forked child: never touch the inherited environment again, open another at first use."""
+    def disown(self) -> bool:
+        """In a forked child: never touch the inherited environment again, open another at first use.
+
+        Whether there will be one: another thread of the parent may have been closing this.
+        """
         self._reopening = threading.RLock()
         self._is_reopening = False
         self._moving = threading.Lock()
@@ -342,9 +345,13 @@ class LmdbEngine(Engine):
         self._next_look = 0.0
         self._group = None  # its lock may be held by a thread that the child does not have
         self._views.borrowed()
-        if not isinstance(self._environment, Inherited):
+        if isinstance(self._environment, _Closed):
+            keep_for_ever(self._ending)
+            self._is_closed = True
+        elif not isinstance(self._environment, Inherited):
             keep_for_ever(self._environment)
             self._environment = Inherited(self._reopen)
+        return not self._is_closed
 
     def _reopen(self) -> Any:
         with self._reopening, translated_os(self.location):
@@ -778,7 +785,9 @@ class LmdbEngine(Engine):
         environment = self._environment
         try:
             self._environment = Inherited(self._reopen)  # those who read from now on wait there
-            if not _is_unread(environment, self._views):
+            with translated(self.location):
+                is_unread = _is_unread(environment, self._views)
+            if not is_unread:
                 raise StoreLocked(_COMPACTING.format(self.location))
             with self._views.guard.shut():
                 environment.close()
@@ -811,7 +820,9 @@ class LmdbEngine(Engine):
     def reading(self) -> tuple[Activity, ...]:
         token = self._enter()
         try:
-            return activity.readers(self._environment.readers(), self._last_state(), self._notes)
+            with translated(self.location):
+                table = self._environment.readers()
+            return activity.readers(table, self._last_state(), self._notes)
         finally:
             del token
 

@@ -81,8 +81,9 @@ def _after_fork_in_child() -> None:
     global _opening
     _opening = threading.RLock()  # its holder may be a thread that the child does not have
     claims.clear()  # by threads of the parent, and the locks are the parent's, too
-    for engine in engines.values():
-        engine.disown()
+    for where, engine in list(engines.items()):
+        if not engine.disown():
+            del engines[where]
     allow_opening_again()
 
 
