@@ -18,7 +18,7 @@ from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from objstore import identity, keys, record, space
-from objstore.engines.base import DURABILITY_KEY, IDENTITY_KEY, Stored
+from objstore.engines.base import DURABILITIES, DURABILITY_KEY, IDENTITY_KEY, Stored
 from objstore.errors import StoreError
 from objstore.keys import LostKey
 from objstore.record import Damaged, Header
@@ -72,7 +72,10 @@ class Audit:
             self._take_identity(bytes(stored))
         elif tree_key == space.STATE_KEY:
             self._take_state(bytes(stored))
-        elif tree_key != DURABILITY_KEY:
+        elif tree_key == DURABILITY_KEY:
+            if bytes(stored).decode(errors="replace") not in DURABILITIES:
+                self.problems.append("the durability of the store is damaged")
+        else:
             self.problems.append(f"the library has no key {tree_key!r}")
 
     def finish(self) -> None:

@@ -17,8 +17,8 @@ from typing import NamedTuple
 from objstore import identity, record, space
 from objstore.audit import Damage, key_of, lost_name
 from objstore.codecs.pickling import Pickle
-from objstore.engines import DURABILITIES, path_of
-from objstore.engines.base import DURABILITY_KEY, IDENTITY_KEY, Engine, Progress, Writer
+from objstore.engines import path_of
+from objstore.engines.base import DURABILITIES, DURABILITY_KEY, IDENTITY_KEY, Engine, Progress, Writer
 from objstore.errors import StoreCorrupt
 from objstore.record import Damaged, Header
 from objstore.space import INITIAL_STATE, Space

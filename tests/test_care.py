@@ -32,7 +32,7 @@ from objstore import (
     TransactionError,
     UnsupportedOperation,
 )
-from objstore.engines.base import IDENTITY_KEY
+from objstore.engines.base import DURABILITY_KEY, IDENTITY_KEY
 from objstore.engines.lmdb import directory, engine
 from objstore.space import CATALOG, EXPIRY, STATE_KEY, USER
 
@@ -113,6 +113,7 @@ class TestCheck:
             ("expiry", "missing in the index of expiry"),
             ("tags", "missing in the index of tags"),
             ("identity", "the identity of the store"),
+            ("durability", "the durability of the store"),
             ("unknown", "the library has no key"),
         ],
     )
@@ -132,8 +133,8 @@ class TestCheck:
         elif what in ("expiry", "tags"):
             index = tree_keys(store, EXPIRY if what == "expiry" else b"\x03", b"\x04")[0]
             apply(lambda writer: writer.delete(index))
-        elif what == "identity":
-            spoil(store, IDENTITY_KEY, last_byte)
+        elif what in ("identity", "durability"):
+            spoil(store, IDENTITY_KEY if what == "identity" else DURABILITY_KEY, last_byte)
         else:
             apply(lambda writer: writer.put(b"\x00z", b"?"))
         report = store.check()

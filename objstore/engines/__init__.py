@@ -9,10 +9,9 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from objstore.engines.base import Engine
+from objstore.engines.base import DURABILITIES, Engine
 
 FLAGS = ("r", "w", "c", "n")
-DURABILITIES = ("full", "relaxed", "process")
 
 
 def connect(

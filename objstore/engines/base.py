@@ -35,6 +35,7 @@ MAX_KEY_BYTES = 511
 
 # The one key that an engine keeps in the tree for itself: its durability, recorded when the store is made.
 DURABILITY_KEY = b"\x00d"
+DURABILITIES = ("full", "relaxed", "process")
 
 # Where those above keep what the store is; an engine lets them look at it before it changes anything.
 IDENTITY_KEY = b"\x00i"

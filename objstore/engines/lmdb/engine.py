@@ -14,6 +14,7 @@ from weakref import WeakSet, ref
 import lmdb
 
 from objstore.engines.base import (
+    DURABILITIES,
     DURABILITY_KEY,
     IDENTITY_KEY,
     OWN_TRANSACTION,
@@ -146,7 +147,9 @@ class LmdbEngine(Engine):
             if self._id not in (b"", identity):
                 raise StoreReplaced(REPLACED.format(self.location))
             self._id = identity
-            self.durability = found.decode()
+            self.durability = found.decode(errors="replace")
+            if self.durability not in DURABILITIES:
+                raise StoreCorrupt(f"the durability of the store at {self.location!r} is damaged; restore a backup")
             if self.durability != guess and durability is None:
                 self._abandon(opened)
                 opened = self._open_environment(self.durability)
