@@ -8,7 +8,7 @@ The flips are read by children that are forked, because some of them die.  The l
 
     OBJSTORE_FLIPS=all python -m pytest tests/test_damage.py -k flip -s
 
-A number in the place of "all" takes so many at random; OBJSTORE_SEED replays them.
+A number in the place of "all" takes so many at random; OBJSTORE_SEED replays them. "1000:2000" takes these.
 """
 
 from __future__ import annotations
@@ -202,11 +202,19 @@ def results(path, bits):
         todo = todo[len(checked) :]
 
 
+def chosen(bits, seed):
+    if FLIPS == "all":
+        return range(bits)
+    if ":" in FLIPS:
+        return range(*map(int, FLIPS.split(":")))
+    return random.Random(seed).sample(range(bits), int(FLIPS))
+
+
 def test_a_flipped_bit_never_makes_a_wrong_value(whole, tmp_path, seed):
     size = os.path.getsize(whole / "data.mdb")
     path = tmp_path / "flipped.store"
     shutil.copytree(whole, path)
-    bits = range(8 * size) if FLIPS == "all" else random.Random(seed).sample(range(8 * size), int(FLIPS))
+    bits = chosen(8 * size, seed)
     count = Counter()
     for bit, seen, found in results(path, bits):
         count[seen, found] += 1
