@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import threading
@@ -642,7 +643,9 @@ class LmdbEngine(Engine):
             )
         except (lmdb.Error, StoreClosed):
             pass  # of no matter here
-        if self._directory is not None and self.durability != "full" and not isinstance(meaning, StoreFull):
+        # A disk that is full reads as an input/output error, too, and is no reason.
+        is_io = getattr(error, "code", 0) == errno.EIO and not isinstance(meaning, StoreFull)
+        if is_io and self._directory is not None and self.durability != "full":
             self._directory.mark_failed()
         return meaning
 
