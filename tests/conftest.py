@@ -69,6 +69,15 @@ def open_path():
     shutil.rmtree(directory)
 
 
+@pytest.fixture
+def place():
+    """A directory for stores that many processes make and throw away: in memory, where there is such a file system."""
+    memory = "/dev/shm"
+    where = memory if os.path.isdir(memory) and os.access(memory, os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=where, prefix="objstore-") as path:
+        yield path
+
+
 class Clock:
     """Seconds since 1970, as the test wants them: set `now`, or call `advance`."""
 

@@ -26,7 +26,6 @@ import gc
 import os
 import shutil
 import signal
-import tempfile
 import time
 from collections import Counter, defaultdict
 from contextlib import ExitStack
@@ -51,15 +50,6 @@ LEVELS = ("full", "relaxed", "process")
 @pytest.fixture(autouse=True)
 def _the_calls_can_be_seen():
     interposing.require()
-
-
-@pytest.fixture
-def place():
-    """A directory for stores: in memory, where there is such a file system."""
-    memory = "/dev/shm"
-    where = memory if os.path.isdir(memory) and os.access(memory, os.W_OK) else None
-    with tempfile.TemporaryDirectory(dir=where, prefix="objstore-") as path:
-        yield path
 
 
 # The workload: each step with what it makes of a model

@@ -29,7 +29,6 @@ import faulthandler
 import os
 import random
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -73,15 +72,6 @@ CUTS_OF_ONE = 500  # of one run of a workload
 @pytest.fixture(autouse=True)
 def _the_calls_can_be_seen():
     interposing.require()
-
-
-@pytest.fixture
-def place():
-    """A directory for stores and images: in memory, where there is such a file system."""
-    memory = "/dev/shm"
-    where = memory if os.path.isdir(memory) and os.access(memory, os.W_OK) else None
-    with tempfile.TemporaryDirectory(dir=where, prefix="objstore-") as path:
-        yield path
 
 
 # What may be found
