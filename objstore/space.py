@@ -40,7 +40,7 @@ from typing import Any, NamedTuple
 from objstore import keys, record
 from objstore.codecs.base import Codec
 from objstore.engines.base import Reader, Stored, Writer
-from objstore.errors import CorruptRecord, DecodeError, EncodeError, StoreError
+from objstore.errors import CorruptRecord, DecodeError, EncodeError, StoreCorrupt, StoreError
 from objstore.keys import ORDERED_BYTES
 from objstore.record import BODY, LARGE, PLAIN, PLAIN_MARK, TAIL, Damaged, Header, Packed, digest, key_digest
 
@@ -476,7 +476,9 @@ class Space:
         """Refuse a name whose hash another namespace of this store has."""
         catalogued = txn.get(self._catalog_key)
         if catalogued is not None and catalogued[_count.size :] != _utf8(self.name):
-            other = str(catalogued[_count.size :], "utf-8", "surrogatepass")
+            other = _name(bytes(catalogued))
+            if prefix_of(other) != self.prefix:
+                raise StoreCorrupt(f"the name of namespace {self.name!r} is damaged; check the store, and salvage it")
             raise StoreError(f"namespace {self.name!r} cannot be told from {other!r} in this store; take another name")
 
     def drop(self, txn: Writer, now: int) -> None:
@@ -490,13 +492,17 @@ class Space:
     # The books
 
     def _state(self, txn: Reader) -> tuple[int, int]:
-        stored = txn.get(STATE_KEY)
-        assert stored is not None, "every store is made with its state"
-        return _state.unpack(stored)
+        try:
+            return _state.unpack(txn.get(STATE_KEY) or b"")
+        except struct.error as exc:
+            raise StoreCorrupt("the state of the store is missing or damaged; check the store, and salvage it") from exc
 
     def _catalogued(self, txn: Reader) -> int:
         catalogued = txn.get(self._catalog_key)
-        return 0 if catalogued is None else _count.unpack_from(catalogued)[0]
+        try:
+            return 0 if catalogued is None else _count.unpack_from(catalogued)[0]
+        except struct.error as exc:
+            raise StoreCorrupt(f"the count of namespace {self.name!r} is damaged; check the store") from exc
 
     def _keep_books(self, txn: Writer, own: int, index: int = 0, flags: int = 0) -> None:
         """Write down what came or went: items of this namespace, index entries, and first uses."""
@@ -560,9 +566,16 @@ def read_namespace(stored: bytes) -> tuple[int, str]:
     return _count.unpack_from(stored)[0], str(stored[_count.size :], "utf-8", "surrogatepass")
 
 
+def _name(stored: bytes) -> str:
+    try:
+        return read_namespace(stored)[1]
+    except (struct.error, UnicodeDecodeError) as exc:
+        raise StoreCorrupt("the name of a namespace is damaged; check the store, and salvage it") from exc
+
+
 def namespace_names(txn: Reader) -> list[str]:
     """The names of the namespaces in use, without the library's own."""
-    names = [read_namespace(bytes(stored))[1] for _, stored in txn.scan(CATALOG, _CATALOG_END)]
+    names = [_name(bytes(stored)) for _, stored in txn.scan(CATALOG, _CATALOG_END)]
     return sorted(name for name in names if not name.startswith(RESERVED_NAME))
 
 

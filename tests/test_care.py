@@ -1052,6 +1052,27 @@ class TestWhoReadsAndWrites:
             assert store.stats().free_bytes == 0
 
 
+class TestDamagedNames:
+    @pytest.mark.parametrize("damage", [b"\xff", b"z"])
+    def test_a_namespace_whose_name_is_damaged_is_refused(self, store, damage):
+        fill(store)
+        (catalog,) = tree_keys(store, CATALOG, EXPIRY)
+        spoil(store, catalog, lambda stored: stored[:-1] + damage)
+        with pytest.raises(StoreCorrupt, match="damaged; check"):
+            store.namespace("users")
+        if damage == b"\xff":
+            with pytest.raises(StoreCorrupt, match="damaged; check"):
+                store.namespaces()
+        assert any("name" in problem for problem in store.check().problems)
+
+    def test_a_state_that_is_damaged_is_told(self, store):
+        fill(store)
+        spoil(store, STATE_KEY, lambda stored: stored[:-1])
+        with pytest.raises(StoreCorrupt, match="state of the store"):
+            len(store)
+        assert store[3] == "xxx"
+
+
 class TestSalvage:
     def test_names_of_namespaces_that_are_lost(self, path, tmp_path):
         with Store(path) as store:
