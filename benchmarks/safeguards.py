@@ -89,7 +89,7 @@ def safeguards(directory: str, times: int, synced: int) -> Iterator[Safeguard]:
     yield Safeguard("put, process", "nobody closes or compacts it", put, enter, times)
     yield Safeguard("put, process", "time to look at the files?", put, lambda: time.monotonic() >= 0.0, times)
     yield Safeguard("put, twice a second", "the files are looked at", put_and_look, look, times)
-    yield Safeguard("put, full", "the files were not replaced", put_synced, synced_engine.check_not_replaced, synced)
+    yield Safeguard("put, full", "the files were not replaced", put_synced, synced_engine._check_directory, synced)
     yield Safeguard("put, full", "the digest is taken", put_synced, sign, synced)
     yield Safeguard(
         "transaction, process", "a note of who writes", lambda: transact(plain), lambda: engine._notes.writes(0), times
