@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import textwrap
@@ -24,11 +25,13 @@ def run(program, *arguments, prelude="", seconds=120, within=()):
     `within`: the command that runs it, where it needs surroundings of its own.
     """
     command = [*within, *PYTHON, textwrap.dedent(prelude) + textwrap.dedent(program), *map(str, arguments)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
     try:
         printed, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)  # with all that it began: they would keep the pipe open
         printed, _ = process.communicate()
         pytest.fail(f"it hangs\n{printed}")
     assert process.returncode == 0, f"exit status {process.returncode}\n{printed}"
