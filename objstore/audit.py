@@ -18,7 +18,7 @@ from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from objstore import identity, keys, record, space
-from objstore.engines.base import DURABILITIES, DURABILITY_KEY, IDENTITY_KEY, Stored
+from objstore.engines.base import DURABILITY_KEY, IDENTITY_KEY, Stored, durability_of
 from objstore.errors import StoreError
 from objstore.keys import LostKey
 from objstore.record import Damaged, Header
@@ -55,13 +55,11 @@ class Audit:
 
     def take(self, tree_key: bytes, stored: Stored | None) -> None:
         """Look at an item; None stands for a record that could not be read."""
-        if tree_key >= space.USER:
-            self._look(b"", tree_key, stored)
-            return
-        self._others += 1
+        prefix = space.prefix_in(tree_key)
+        self._others += prefix != b""
         kind = tree_key[:1]
-        if kind == space.ITEMS:
-            self._look(tree_key[: space.PREFIX_BYTES], tree_key, stored)
+        if prefix is not None:
+            self._look(prefix, tree_key, stored)
         elif kind in (space.EXPIRY, space.TAGS):
             self._index.add(_short(tree_key))
         elif stored is None:
@@ -73,7 +71,7 @@ class Audit:
         elif tree_key == space.STATE_KEY:
             self._take_state(bytes(stored))
         elif tree_key == DURABILITY_KEY:
-            if bytes(stored).decode(errors="replace") not in DURABILITIES:
+            if durability_of(bytes(stored)) is None:
                 self.problems.append("the durability of the store is damaged")
         else:
             self.problems.append(f"the library has no key {tree_key!r}")

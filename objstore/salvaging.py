@@ -18,7 +18,7 @@ from objstore import identity, record, space
 from objstore.audit import Damage, key_of, lost_name
 from objstore.codecs.pickling import Pickle
 from objstore.engines import path_of
-from objstore.engines.base import DURABILITIES, DURABILITY_KEY, IDENTITY_KEY, Engine, Progress, Writer
+from objstore.engines.base import DURABILITY_KEY, IDENTITY_KEY, Engine, Progress, Writer, durability_of
 from objstore.errors import StoreCorrupt
 from objstore.record import Damaged, Header
 from objstore.space import INITIAL_STATE, Space
@@ -65,7 +65,7 @@ def salvage(
             work.store_batch(engine)
 
         initial = {IDENTITY_KEY: _identity(library, os.fspath(source)), **INITIAL_STATE}
-        make_store(path_of(target), initial, _durability(library), fill)
+        make_store(path_of(target), initial, durability_of(library.get(DURABILITY_KEY)) or "full", fill)
     return SalvageReport(work.entries, work.strays, tuple(work.lost.values()), tuple(problems))
 
 
@@ -93,7 +93,7 @@ class _Salvage:
 
     def take(self, engine: Engine, tree_key: bytes, stored: bytes | None) -> None:
         """An item of the tree, whose record may be damaged (None: it cannot be read)."""
-        prefix = _prefix(tree_key)
+        prefix = space.prefix_in(tree_key)
         if prefix is None:
             return
         try:
@@ -106,7 +106,7 @@ class _Salvage:
 
     def take_stray(self, engine: Engine, tree_key: bytes, stored: bytes) -> bool:
         """What may be an item; whether it is.  One that is known to be lost was newer than what is found elsewhere."""
-        prefix = _prefix(tree_key)
+        prefix = space.prefix_in(tree_key)
         if prefix is None:
             return False
         try:
@@ -152,14 +152,6 @@ def _store(txn: Writer, batch: list[_Item]) -> tuple[int, int]:
     return entries, strays
 
 
-def _prefix(tree_key: bytes) -> bytes | None:
-    """The prefix of the namespace of an item of users, or None for what is none."""
-    if tree_key >= space.USER:
-        return b""
-    is_item = tree_key[:1] == space.ITEMS and len(tree_key) > space.PREFIX_BYTES
-    return tree_key[: space.PREFIX_BYTES] if is_item else None
-
-
 def _names(library: dict[bytes, bytes]) -> dict[bytes, str]:
     """The names of namespaces by their prefixes, as far as they are right."""
     names = {b"": ""}
@@ -179,11 +171,6 @@ def _identity(library: dict[bytes, bytes], location: str) -> bytes:
         return identity.pack(identity.new("Store", Pickle.name))
     assert stored is not None
     return stored
-
-
-def _durability(library: dict[bytes, bytes]) -> str:
-    found = library.get(DURABILITY_KEY, b"").decode(errors="replace")
-    return found if found in DURABILITIES else DURABILITIES[0]
 
 
 def _tell_nobody(*_arguments: object) -> None:

@@ -556,6 +556,14 @@ def prefix_of(name: str) -> bytes:
     return ITEMS + _hash(name, _NAME_HASH_BYTES) if name else b""
 
 
+def prefix_in(tree_key: bytes) -> bytes | None:
+    """The prefix of the namespace to which the item under a tree key belongs, or None where it is no item."""
+    if tree_key >= USER:
+        return b""
+    is_item = tree_key[:1] == ITEMS and len(tree_key) > PREFIX_BYTES
+    return tree_key[:PREFIX_BYTES] if is_item else None
+
+
 def read_state(stored: bytes) -> tuple[int, int]:
     """Flags, and entries outside the default namespace, from the record of the state.  Raises struct.error."""
     return _state.unpack(stored)

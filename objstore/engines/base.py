@@ -37,6 +37,13 @@ MAX_KEY_BYTES = 511
 DURABILITY_KEY = b"\x00d"
 DURABILITIES = ("full", "relaxed", "process")
 
+
+def durability_of(stored: bytes | None) -> str | None:
+    """The durability that a record says, or None where it says none that there is."""
+    found = (stored or b"").decode(errors="replace")
+    return found if found in DURABILITIES else None
+
+
 # Where those above keep what the store is; an engine lets them look at it before it changes anything.
 IDENTITY_KEY = b"\x00i"
 

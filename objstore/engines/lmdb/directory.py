@@ -131,9 +131,7 @@ class Directory:
             raise StoreNotFound(f"there is no store at {path!r}; flag 'c' makes one") from None
         except OSError as exc:
             if exc.errno == errno.ELOOP:  # since it was looked at
-                raise StoreDenied(
-                    f"{name!r} is a symbolic link, which no store has; remove what was planted there"
-                ) from exc
+                raise _link(name) from exc
             if exc.errno not in _REFUSED:
                 raise
             if flag != "r":
@@ -554,7 +552,7 @@ def _check_trusted(path: str, names: set[str], private: bool, linked: bool = Fal
 
 def _check_plain(name: str, status: os.stat_result, is_right: Callable[[int], bool]) -> None:
     if stat.S_ISLNK(status.st_mode):
-        raise StoreDenied(f"{name!r} is a symbolic link, which no store has; remove what was planted there")
+        raise _link(name)
     if not is_right(status.st_mode):
         raise StoreDenied(f"{name!r} is not the kind of file that a store has; remove what was planted there")
 
@@ -571,6 +569,10 @@ def _check_private(name: str, what: str, status: os.stat_result) -> None:
             f"{what} {name!r} {why}, and whoever can write a store can run code in those who read it; "
             f"take it over with chown or chmod go-w, or pass permissions='umask' if you trust them"
         )
+
+
+def _link(name: str) -> StoreDenied:
+    return StoreDenied(f"{name!r} is a symbolic link, which no store has; remove what was planted there")
 
 
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)

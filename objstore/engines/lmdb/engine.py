@@ -15,7 +15,6 @@ from weakref import WeakSet, ref
 import lmdb
 
 from objstore.engines.base import (
-    DURABILITIES,
     DURABILITY_KEY,
     IDENTITY_KEY,
     OWN_TRANSACTION,
@@ -28,6 +27,7 @@ from objstore.engines.base import (
     Stored,
     Users,
     Verify,
+    durability_of,
 )
 from objstore.engines.lmdb import activity, registry
 from objstore.engines.lmdb.copying import copy_into
@@ -70,7 +70,6 @@ T = TypeVar("T")
 
 _MOST_RESERVED = 1 << 40
 LEAST_MAP = 1 << 24
-_LONGEST_WAIT = 5.0  # seconds, for others to end what they began
 
 # Seconds that those who do not wait for the disk may write on after files were replaced, or a reader was killed.
 _LOOK_SECONDS = 0.5
@@ -153,9 +152,10 @@ class LmdbEngine(Engine):
             if self._id not in (b"", identity):
                 raise StoreReplaced(REPLACED.format(self.location))
             self._id = identity
-            self.durability = found.decode(errors="replace")
-            if self.durability not in DURABILITIES:
+            recorded = durability_of(found)
+            if recorded is None:
                 raise StoreCorrupt(f"the durability of the store at {self.location!r} is damaged; restore a backup")
+            self.durability = recorded
             if self.durability != guess and durability is None:
                 self._abandon(opened)
                 opened = self._open_environment(self.durability)

@@ -61,7 +61,7 @@ class Walk:
         file: DataFile,
         meta: Meta,
         problem: Callable[[str], None],
-        progress: Progress = lambda _done, _total: None,
+        progress: Progress,
     ) -> None:
         self._file = file
         self._meta = meta
