@@ -87,6 +87,7 @@ def safeguards(directory: str, times: int, synced: int) -> Iterator[Safeguard]:
     yield Safeguard("store[key]", "the digest is verified", get, verify, times)
     yield Safeguard("put, process", "the digest is taken", put, sign, times)
     yield Safeguard("put, process", "nobody closes or compacts it", put, enter, times)
+    yield Safeguard("put, process", "threads take turns", put, engine._turns.take, times)
     yield Safeguard("put, process", "time to look at the files?", put, lambda: time.monotonic() >= 0.0, times)
     yield Safeguard("put, twice a second", "the files are looked at", put_and_look, look, times)
     yield Safeguard("put, full", "the files were not replaced", put_synced, synced_engine._check_directory, synced)

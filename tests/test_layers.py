@@ -36,7 +36,7 @@ STRATA = [
     "engines.memory  engines.redis  engines.lmdb.errors",
     "engines.lmdb.addresses  engines.lmdb.structure",
     "engines.lmdb.activity  engines.lmdb.directory",
-    "engines.lmdb.transactions",
+    "engines.lmdb.transactions  engines.lmdb.turns",
     "engines.lmdb.zerocopy  engines.lmdb.grouping",
     "engines.lmdb.copying",
     "engines.lmdb.registry",

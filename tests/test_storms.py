@@ -5,6 +5,7 @@ spawn and forkserver are among the tellers of `test_bank`.)  The long forms:
 
     OBJSTORE_FORKS=10000 python -m pytest tests/test_storms.py -k fork -s
     OBJSTORE_READERS=10000 python -m pytest tests/test_storms.py -k reader -s
+    OBJSTORE_WRITERS=3000 python -m pytest tests/test_storms.py -k asleep -s
     OBJSTORE_GROWTHS=1000 python -m pytest tests/test_storms.py -k map -s
 
 OBJSTORE_SEED replays what is done; when the machine does it, it does not.
@@ -20,6 +21,7 @@ from programs import run
 
 FORKS = int(os.environ.get("OBJSTORE_FORKS", "150"))
 READERS = int(os.environ.get("OBJSTORE_READERS", "150"))
+WRITERS = int(os.environ.get("OBJSTORE_WRITERS", "40"))
 GROWTHS = int(os.environ.get("OBJSTORE_GROWTHS", "60"))
 
 PRELUDE = """
@@ -608,3 +610,70 @@ MAP_STORM = """
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_map_that_must_grow_while_all_write_and_read_disturbs_nobody(tmp_path, threads, seed):
     print(storm(MAP_STORM, tmp_path / "a.store", -(-GROWTHS // threads), seed, threads, limit=120 + 10 * GROWTHS))
+
+
+# Threads that write, and are killed with their process
+
+
+def test_of_the_threads_of_a_process_only_one_waits_for_the_lock_that_others_share(tmp_path):
+    program = """
+        with Store(path, durability="process") as store:
+            store["a"] = 0
+            thread = threading.Thread(target=store.update, args=({"b": 0},))
+            thread.start()
+            thread.join()
+            others = [
+                threading.Thread(target=store.update, args=({"b": 1},)),
+                threading.Thread(target=store.__setitem__, args=("c", 1)),
+            ]
+            with store.transaction() as txn:
+                txn["a"] = 1
+                for each in others: each.start()
+                deadline = time.monotonic() + 60
+                waiting = 0
+                while waiting < 2 and time.monotonic() < deadline:
+                    time.sleep(0.01)
+                    frames = [sys._current_frames()[each.ident] for each in others]
+                    waiting = sum(frame.f_code.co_filename.endswith("turns.py") for frame in frames)
+                assert waiting == 2, frames
+                assert fails(lambda: store.update({"d": 1})) == "TransactionError"
+            for each in others: each.join()
+            assert store == {"a": 1, "b": 1, "c": 1}
+    """
+    storm(program, tmp_path / "a.store", limit=120)
+
+
+def test_who_is_killed_with_several_threads_that_write_leaves_nobody_asleep(tmp_path, seed):
+    program = """
+        import mmap, struct
+        rng = random.Random(sys.argv[3])
+        told = mmap.mmap(-1, 4096)
+
+        def write(slot):
+            store = Store(path, durability="process")
+            def put(thread):
+                for number in range(1 << 62):
+                    store[slot, thread] = number
+                    struct.pack_into("<Q", told, 16 * slot + 8 * thread, number + 1)
+            threads = [threading.Thread(target=put, args=(thread,)) for thread in range(2)]
+            for thread in threads: thread.start()
+            for thread in threads: thread.join()
+
+        Store(path, durability="process").close()
+        writers = [forked(write, slot) for slot in range(4)]
+        for number in range(int(sys.argv[2])):
+            time.sleep(rng.uniform(0.01, 0.05))
+            slot = rng.randrange(4)
+            os.kill(writers[slot], signal.SIGKILL)
+            os.waitpid(writers[slot], 0)
+            before, deadline = told[:], time.monotonic() + 20
+            while told[:] == before and time.monotonic() < deadline:
+                time.sleep(0.001)
+            assert told[:] != before, f"nobody writes after {number + 1} kills"
+            writers[slot] = forked(write, slot)
+        for each in writers:
+            os.kill(each, signal.SIGKILL)
+            os.waitpid(each, 0)
+    """
+    print(f"{WRITERS} killed writers")
+    storm(program, tmp_path / "a.store", WRITERS, seed, limit=120 + WRITERS)

@@ -11,6 +11,7 @@ each reproduced in a test, is done here and nowhere else:
 * Readers that were killed are cleared away at open, by those who write, and when their slots are wanted.  (`engine`)
 * Nobody writes into a file that was replaced or deleted while it was open.  (`engine`)
 * A file that may be damaged is read without LMDB.  (`datafile`, `structure`, `offline`)
+* Threads wait for each other here, not in LMDB: its lock can be lost where two of a process do.  (`turns`)
 * Transactions end so that neither a fork nor a thread is harmed by it.  (`transactions`, `forks`)
 * The engine of LMDB 0.9 is asked for by name: the file format of 1.0 is another.  (`engine`)
 

@@ -48,6 +48,7 @@ from objstore.engines.lmdb.errors import translate, translated, translated_os
 from objstore.engines.lmdb.forks import Inherited, keep_for_ever
 from objstore.engines.lmdb.grouping import Call, GroupCommit
 from objstore.engines.lmdb.transactions import LmdbReader, LmdbWriter
+from objstore.engines.lmdb.turns import Turns
 from objstore.engines.lmdb.zerocopy import IN_THE_MIDDLE, Guard, LmdbViewer, Views
 from objstore.errors import (
     OutcomeUnknown,
@@ -120,6 +121,7 @@ class LmdbEngine(Engine):
         self._has_large = False  # whether there was ever a large record
         self._writing = Guard(location)  # those who are in the middle of a transaction of their engine's
         self._moving = threading.Lock()  # whoever moves the map
+        self._turns = Turns()
         self._process = os.getpid()
         self._own: ref[LmdbWriter] | None = None  # the last transaction that a user began
         self._group: GroupCommit | None = None
@@ -348,6 +350,7 @@ class LmdbEngine(Engine):
         self._reopening = threading.RLock()
         self._is_reopening = False
         self._moving = threading.Lock()
+        self._turns = Turns()
         self._unready = True
         self._writing = Guard(self.location)
         self._process = os.getpid()
@@ -551,7 +554,16 @@ class LmdbEngine(Engine):
             self._make_ready()
         self._look_around()
         if self._movable:
-            return self._write_movable()
+            self._grow_early()
+        turn = self._turns.take()
+        try:
+            writer = self._write_movable() if self._movable else self._write_fixed()
+            writer.turn = turn
+            return writer
+        finally:
+            del turn
+
+    def _write_fixed(self) -> LmdbWriter:
         try:
             txn = self._environment.begin(None, None, True, True)  # db, parent, write, buffers
         except lmdb.Error:
@@ -560,7 +572,6 @@ class LmdbEngine(Engine):
 
     def _write_movable(self) -> LmdbWriter:
         """Begin to write where the map may have to move: nobody of this process moves it before the end."""
-        self._grow_early()
         deadline = time.monotonic() + _LONGEST_WAIT
         while True:
             token: object = self._writers.enter()
@@ -608,7 +619,9 @@ class LmdbEngine(Engine):
         ):
             return super().put_beside(key, record, beside, first)
         token = self._writing.enter()
+        turn: object = None
         try:
+            turn = self._turns.take()
             txn = self._environment.begin(None, None, True, True)  # db, parent, write, buffers
             try:
                 found = txn.get(beside)
@@ -619,9 +632,10 @@ class LmdbEngine(Engine):
             finally:
                 txn.abort()  # which does nothing after the commit
         except lmdb.Error:
+            turn = None
             return super().put_beside(key, record, beside, first)  # again, with what can be mended
         finally:
-            del token
+            del token, turn
         return True
 
     def _transact_all(self, calls: Sequence[Call]) -> list[Any]:

@@ -165,6 +165,7 @@ class LmdbWriter(LmdbReader):
         self._failed = failed  # what a commit that fails means
         self._thread = get_ident()
         self.token: object = None  # of the guard that knows who writes, where there is one
+        self.turn: object = None  # see `turns`
 
     def is_open(self) -> bool:
         """Whether it must still be ended."""
@@ -286,10 +287,10 @@ class LmdbWriter(LmdbReader):
         except lmdb.Error as exc:
             raise self._failed(exc) from exc
         finally:
-            self.token = None
+            self.token = self.turn = None
 
     def abort(self) -> None:
         if self._born == process.generation and self.txn is not _ENDED:
             txn, self.txn = self.txn, _ENDED
             txn.abort()
-            self.token = None
+            self.token = self.turn = None
