@@ -41,6 +41,7 @@ class Pickle:
 
     name = "pickle"
     number = PICKLE
+    runs_code = True
 
     def encode(self, value: Any) -> tuple[bytes, Sequence[memoryview]]:
         try:
