@@ -1,0 +1,233 @@
+"""Pickle that names what it was told it may name, and classes that have moved.
+
+`Moved` follows renamed classes when it loads.  `Allowed` writes and loads what its list allows and refuses the
+rest: a name that is not on the list is neither imported nor called.  Both have what `Pickle` needs of `dumps`
+and `loads`, and nothing is imported here that the list does not name.
+
+Three things get past `find_class`, and are stopped elsewhere:
+
+* Extension codes (`copyreg.add_extension`) are looked up once for the whole process, so a pickle could use
+  whatever some other one has loaded.  They are refused.
+* BUILD can be aimed at a class or a function, see `rehearsing`.
+* The bytes may lie where others can write, so they are copied before they are looked at.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import pickle
+from collections.abc import Callable, Iterable
+from enum import Enum
+from io import BytesIO
+from pickle import PickleBuffer, PicklingError, UnpicklingError
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType, NoneType
+from typing import Any, ClassVar, get_origin
+
+from objstore.codecs.names import OPEN_DOORS, Name, own_name, show, where
+from objstore.codecs.rehearsing import Refused, refuse_attribute, refuse_shared, stand_in
+
+PROTOCOL = 5
+
+Renames = dict[Name, tuple[Name, Any]]
+"""From the name that a pickle has, to the name of today and what that stands for."""
+
+_BUILD = b"b"
+_EXTENSIONS = (b"\x82", b"\x83", b"\x84")
+_BY_NAME = (type, FunctionType, BuiltinFunctionType)
+_TYPES_OF_ONE = (type(None), type(...), type(NotImplemented))
+_REDUCE: Any = object.__reduce__
+_REDUCE_EX: Any = object.__reduce_ex__
+_NOT_TO_BE_BUILT = (type, ModuleType, FunctionType, BuiltinFunctionType, MethodType, Enum)
+
+
+class Moved:
+    """Loads pickles in which some names are not those of today."""
+
+    def __init__(self, renames: Renames) -> None:
+        class Unpickler(pickle.Unpickler):
+            def find_class(self, module: str, qualified: str) -> Any:
+                moved = renames.get((module, qualified))
+                return super().find_class(module, qualified) if moved is None else moved[1]
+
+        self._unpickler = Unpickler
+
+    def loads(self, data: memoryview, *, buffers: Iterable[Any]) -> Any:
+        return self._unpickler(BytesIO(data), buffers=buffers).load()
+
+
+class Allowed:
+    """Writes and loads pickles that name what is allowed."""
+
+    def __init__(self, allowed: dict[Name, Any], renames: Renames) -> None:
+        things = dict(allowed)
+        for old, (new, thing) in renames.items():
+            if not any(thing is each for each in allowed.values()):
+                raise ValueError(f"{show(old)!r} is renamed to {show(new)!r}, which is not allowed; add it to allow")
+            things[old] = thing
+        self._pickler = _pickler(allowed)
+        self._unpickler, self._exact = _unpickler(things), _exact_unpickler(things)
+        self._stand_ins = {name: stand_in(name, thing) for name, thing in things.items()}
+
+    def dumps(self, value: Any, protocol: int, *, buffer_callback: Callable[[PickleBuffer], Any]) -> bytes:
+        out = BytesIO()
+        self._pickler(out, protocol, buffer_callback=buffer_callback).dump(value)
+        return out.getvalue()
+
+    def loads(self, data: memoryview, *, buffers: Iterable[Any]) -> Any:
+        own, frames = bytes(data), list(buffers)
+        if _may_have_extensions(own):
+            return self._exact(BytesIO(own), buffers=frames).load()
+        if _BUILD in own:
+            try:
+                named_nothing, value = self._rehearse(own, frames)
+            except Refused:
+                raise
+            except Exception:  # noqa: BLE001  (a stand-in was not good enough; whatever it is, the exact one meets it again)
+                return self._exact(BytesIO(own), buffers=frames).load()
+            if named_nothing:
+                return value
+        return self._unpickler(BytesIO(own), buffers=frames).load()
+
+    def _rehearse(self, data: bytes, frames: list[Any]) -> tuple[bool, Any]:
+        rehearsal = _Rehearsal(BytesIO(data), buffers=frames)
+        rehearsal.stand_ins = self._stand_ins
+        value = rehearsal.load()
+        return not rehearsal.named, value
+
+
+class _Rehearsal(pickle.Unpickler):
+    stand_ins: dict[Name, type]
+    named = False
+
+    def find_class(self, module: str, qualified: str) -> Any:
+        self.named = True
+        return _look_up(self.stand_ins, (module, qualified))
+
+
+def _unpickler(things: dict[Name, Any]) -> type[pickle.Unpickler]:
+    class Unpickler(pickle.Unpickler):
+        def find_class(self, module: str, qualified: str) -> Any:
+            return _look_up(things, (module, qualified))
+
+    return Unpickler
+
+
+def _look_up(things: dict[Name, Any], name: Name) -> Any:
+    try:
+        return things[name]
+    except KeyError:
+        raise Refused(
+            f"the pickle names {show(name)!r}, which is not allowed; if it is harmless, allow it with "
+            f"Pickle(allow=[..., {show(name)!r}])"
+        ) from None
+
+
+def _may_have_extensions(data: bytes) -> bool:
+    return bool(_registry()) and any(code in data for code in _EXTENSIONS)
+
+
+def _registry() -> dict[Name, int]:
+    registry: dict[Name, int] = copyreg._extension_registry  # type: ignore[attr-defined]
+    return registry
+
+
+def _exact_unpickler(things: dict[Name, Any]) -> type[Any]:
+    """The one in Python, slow, that looks at each object before it is built."""
+    shared = {id(thing) for thing in things.values()}
+
+    base: Any = pickle._Unpickler
+
+    class Unpickler(base):  # type: ignore[misc]
+        dispatch: ClassVar = dict(base.dispatch)
+
+        def find_class(self, module: str, qualified: str) -> Any:
+            return _look_up(things, (module, qualified))
+
+        def get_extension(self, code: int) -> None:
+            raise Refused(f"the pickle uses the extension code {code}, which no allow-list can check")
+
+        def load_build(self) -> None:
+            state = self.stack.pop()
+            _build(self.stack[-1], state, shared)
+
+        dispatch[pickle.BUILD[0]] = load_build
+
+    return Unpickler
+
+
+def _build(instance: Any, state: Any, shared: set[int]) -> None:
+    """What BUILD does, to what may be built."""
+    if isinstance(instance, _NOT_TO_BE_BUILT) or get_origin(instance) is not None or id(instance) in shared:
+        refuse_shared(repr(instance))
+    own = getattr(instance, "__setstate__", None)
+    if own is not None:
+        own(state)
+        return
+    plain, slots = state if isinstance(state, tuple) and len(state) == 2 else (state, None)
+    for name, value in _attributes(plain):
+        vars(instance)[name] = value
+    for name, value in _attributes(slots):
+        setattr(instance, name, value)
+
+
+def _attributes(part: Any) -> list[tuple[str, Any]]:
+    if part is None:
+        return []
+    if not isinstance(part, dict):
+        raise UnpicklingError("state is not a dictionary")
+    attributes = [(str.__str__(name), value) for name, value in dict.items(part)]
+    for name, _ in attributes:
+        refuse_attribute(name)
+    return attributes
+
+
+def _pickler(allowed: dict[Name, Any]) -> type[pickle.Pickler]:
+    """One that refuses to write what could not be read."""
+    fine = {id(thing) for name, thing in allowed.items() if name == own_name(thing)}
+
+    def check(name: Name) -> None:
+        if name not in allowed:
+            raise PicklingError(_advice(name))
+        if name in _registry():
+            raise PicklingError(f"{show(name)!r} has an extension code (copyreg), which no allow-list can check")
+
+    class Pickler(pickle.Pickler):
+        def reducer_override(self, thing: Any) -> Any:
+            kind = type(thing)
+            if isinstance(thing, _BY_NAME) and kind not in copyreg.dispatch_table:
+                if id(thing) not in fine or _registry():
+                    _check_name(thing, check)
+                return NotImplemented
+            if kind.__reduce_ex__ is _REDUCE_EX and kind.__reduce__ is _REDUCE and kind not in copyreg.dispatch_table:
+                return NotImplemented
+            reduced = _reduced(thing, kind)
+            if isinstance(reduced, str):  # it is pickled as a name, too
+                check(where(thing, reduced))
+            return reduced
+
+    return Pickler
+
+
+def _check_name(thing: Any, check: Callable[[Name], None]) -> None:
+    """Check the name of a class or a function that is to be pickled, as far as pickle itself would find it."""
+    name = own_name(thing)
+    if isinstance(thing, BuiltinFunctionType) and not isinstance(thing.__self__, (ModuleType, NoneType)):
+        return  # a method: it becomes a call of getattr, whose name is checked
+    if thing in _TYPES_OF_ONE:
+        name = ("builtins", "type")  # of the one instance
+    if name is not None and "<" not in name[1]:
+        check(name)
+
+
+def _reduced(thing: Any, kind: type) -> Any:
+    reduce = copyreg.dispatch_table.get(kind)
+    return thing.__reduce_ex__(PROTOCOL) if reduce is None else reduce(thing)
+
+
+def _advice(name: Name) -> str:
+    if name in OPEN_DOORS:
+        return f"the value is pickled as a call of {show(name)!r}, which cannot be allowed: it may run anything"
+    return (
+        f"the value needs {show(name)!r}, which is not allowed; if it is harmless, allow it with "
+        f"Pickle(allow=[..., {show(name)!r}])"
+    )
