@@ -1,9 +1,10 @@
 """Whether what lies in a tree is what objstore stored: every record, and the books that are kept about them.
 
 It looks at records as they come, in the order of the tree, and decodes no value.  A record is right if it fits its
-digests, which cover its key.  The books are right if the counts say what is there, and if everything that expires or
-has tags can be found in their indexes.  More in an index than there should be is no error: what a damaged record
-had there stays until it is swept, and is compared before it is believed.
+digests, which cover its key, and in a store that is sealed its seal, as far as there are keys to tell.  The books are
+right if the counts say what is there, and if everything that expires or has tags can be found in their indexes.  More
+in an index than there should be is no error: what a damaged record had there stays until it is swept, and is compared
+before it is believed.
 
 Everything here knows bytes and spaces; where the records come from is the caller's.
 """
@@ -18,10 +19,13 @@ from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from objstore import identity, keys, record, space
+from objstore.codecs.keyring import NO_KEYS, Keys
+from objstore.codecs.sealing import sealing_of
 from objstore.engines.base import DURABILITY_KEY, IDENTITY_KEY, Stored, durability_of
 from objstore.errors import StoreError
+from objstore.identity import Identity
 from objstore.keys import LostKey
-from objstore.record import Damaged, Header
+from objstore.record import Damaged, Forged, Header, Seal
 
 
 class Damage(NamedTuple):
@@ -37,14 +41,19 @@ class Damage(NamedTuple):
 class Audit:
     """Takes the items of a tree, one by one and in order; then it knows what is wrong with them."""
 
-    def __init__(self, location: str) -> None:
+    def __init__(self, location: str, keys: Keys = NO_KEYS) -> None:
+        self.unverified = 0
+        """Sealed records that fit their digests, where there was no key to verify the seals."""
         self.damaged: list[Damage] = []
         self.problems: list[str] = []
         self._location = location
+        self._keys = keys
+        self._identity: Identity | None = None
+        self._seals: dict[bytes, Seal | None] = {}  # by the prefix of the namespace
         self._records = Counter[bytes]()  # by the prefix of the namespace
         self._others = 0
         self._state: tuple[int, int] | None = None
-        self._namespaces: dict[bytes, tuple[int, str]] = {}  # by the same prefix
+        self._namespaces: dict[bytes, tuple[int, str]] = {b"": (0, "")}  # by the same prefix
         self._index: set[bytes] = set()
         self._missing = Counter[str]()
 
@@ -79,9 +88,9 @@ class Audit:
     def finish(self) -> None:
         """Compare the counts, after the last item."""
         for prefix, (count, name) in self._namespaces.items():
-            if self._records[prefix] != count:
+            if prefix and self._records[prefix] != count:
                 self.problems.append(f"namespace {name!r} has {self._records[prefix]} records of {count}")
-        for prefix in self._records.keys() - self._namespaces.keys() - {b""}:
+        for prefix in self._records.keys() - self._namespaces.keys():
             self.problems.append(f"{self._records[prefix]} records are in a namespace whose name is lost")
         if self._state is None:
             self.problems.append("the state of the store is missing or damaged")
@@ -96,14 +105,34 @@ class Audit:
             self._damage(prefix, tree_key, None, "its pages are lost")
             return
         try:
-            header = record.unpack(tree_key, stored)[0]
-        except Damaged as exc:
+            header = self._verified(prefix, tree_key, stored)
+        except (Damaged, Forged) as exc:
             self._damage(prefix, tree_key, stored, str(exc))
             return
         if isinstance(_key(tree_key[len(prefix) :], header), LostKey):
             self._damage(prefix, tree_key, stored, "its key makes no sense")
         elif header is not record.PLAIN_HEADER:
             self._look_up(tree_key, header)
+
+    def _verified(self, prefix: bytes, tree_key: bytes, stored: Stored) -> Header:
+        if prefix not in self._seals:
+            self._seals[prefix] = self._seal_of(prefix)
+        seal = self._seals[prefix]
+        header = record.unpack(tree_key, stored, seal=seal)[0]
+        sealing = self._identity and self._identity.sealing
+        if bool(header.seal) != bool(sealing):
+            raise Forged(f"it is {'sealed' if header.seal else 'not sealed'}, and the store is not so")
+        self.unverified += bool(sealing) and seal is None
+        return header
+
+    def _seal_of(self, prefix: bytes) -> Seal | None:
+        """The seal of a namespace, if there are keys."""
+        if self._identity is None or identity.ring_of(self._identity, self._keys) is None:
+            return None
+        sealing = sealing_of(self._identity.sealing, self._keys, self._identity.id)
+        if sealing is not None and prefix not in self._namespaces:
+            raise Damaged("the name of its namespace is lost, and its seal covers that")
+        return sealing and sealing(self._namespaces[prefix][1])
 
     def _look_up(self, tree_key: bytes, header: Header) -> None:
         for entry in space.index_entries(tree_key, header.expires_at, header.tags):
@@ -116,7 +145,7 @@ class Audit:
 
     def _take_namespace(self, tree_key: bytes, stored: bytes) -> None:
         try:
-            count, name = space.read_namespace(stored)
+            count, name, _ = space.read_namespace(stored)
         except (struct.error, UnicodeDecodeError):
             name = ""
         prefix = space.prefix_of(name)
@@ -131,14 +160,15 @@ class Audit:
 
     def _take_identity(self, stored: bytes) -> None:
         try:
-            identity.unpack(stored, self._location)
+            self._identity = identity.unpack(stored, self._location)
+            identity.check_seal(self._identity, self._location, self._keys)
         except StoreError as exc:
             self.problems.append(str(exc))
 
 
-def audit(location: str, items: Iterable[tuple[bytes, Stored | None]]) -> Audit:
+def audit(location: str, items: Iterable[tuple[bytes, Stored | None]], keys: Keys = NO_KEYS) -> Audit:
     """The audit of all these items."""
-    found = Audit(location)
+    found = Audit(location, keys)
     for tree_key, stored in items:
         found.take(tree_key, stored)
     found.finish()

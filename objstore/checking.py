@@ -14,10 +14,12 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from objstore import keys
 from objstore.audit import Audit, Damage, audit
+from objstore.codecs.keyring import NO_KEYS, KeyOption, KeyRing, Keys, keys_of
 from objstore.engines import path_of
 from objstore.engines.base import Engine, Inspection, Progress
 from objstore.errors import StoreCorrupt, StoreError
@@ -33,6 +35,8 @@ class CheckReport(NamedTuple):
     """The records that cannot be read any more, in the order of their keys."""
     problems: tuple[str, ...]
     """What else is wrong: with the structure of the file, or with the counts and indexes."""
+    unverified: int = 0
+    """Sealed records whose seals were not verified, because no key was given: they fit their digests, no more."""
     suspect: bool = False
     """Whether the machine went down with unsynced writes, and nobody has accepted the store since."""
 
@@ -42,12 +46,21 @@ class CheckReport(NamedTuple):
         return not (self.damaged or self.problems or self.suspect)
 
 
-def check(location: str | os.PathLike[str], *, accept: bool = False, progress: Progress | None = None) -> CheckReport:
+def check(
+    location: str | os.PathLike[str],
+    *,
+    accept: bool = False,
+    signing_key: KeyOption = None,
+    encryption_key: KeyOption = None,
+    progress: Progress | None = None,
+) -> CheckReport:
     """Check the store at a path, open or not, and whether it can be opened or not.
 
     With `accept`, a store that is refused with StoreSuspect can be opened again afterwards, if nothing else is wrong
     with it.  No check can tell a record from an older one under the same key, so what was written last before the
     machine went down may be missing in it.
+
+    The keys are those of `Store`: with them, every seal of a sealed store is verified, too.
 
     `progress(done, total)` is called now and then, with pages.  Raises StoreNotFound, StoreDenied, StoreLocked,
     StoreCorrupt where there is nothing to check; StoreError where no process can be started; ValueError for a location
@@ -55,8 +68,9 @@ def check(location: str | os.PathLike[str], *, accept: bool = False, progress: P
     """
     from objstore.engines.lmdb import inspecting
 
+    keys = keys_of(signing_key, encryption_key)
     with inspecting(path_of(location)) as (inspection, directory):
-        report = run(inspection, progress)
+        report = run(inspection, progress, keys)
         if directory is None or not directory.suspect:
             return report
         if not (accept and report.ok):
@@ -65,13 +79,13 @@ def check(location: str | os.PathLike[str], *, accept: bool = False, progress: P
         return report
 
 
-def check_engine(engine: Engine, progress: Progress | None) -> CheckReport:
+def check_engine(engine: Engine, progress: Progress | None, keys: Keys) -> CheckReport:
     """Check the last committed state of an open engine."""
     with engine.kept_open():
         inspection = engine.inspection()
         if inspection is None:
-            return _report(audit(engine.location, engine.read().scan(b"")))
-        return run(inspection, progress)
+            return _report(audit(engine.location, engine.read().scan(b""), keys))
+        return run(inspection, progress, keys)
 
 
 def require_whole(inspection: Inspection, progress: Progress | None) -> None:
@@ -87,7 +101,7 @@ def require_whole(inspection: Inspection, progress: Progress | None) -> None:
 
 
 def _report(found: Audit) -> CheckReport:
-    return CheckReport(found.entries, tuple(found.damaged), tuple(found.problems))
+    return CheckReport(found.entries, tuple(found.damaged), tuple(found.problems), found.unverified)
 
 
 # The two ends of the pipe
@@ -97,7 +111,7 @@ _MARK = "objstore: "
 _PROGRAM = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from objstore.checking import main; main()"
 
 
-def run(inspection: Inspection, progress: Progress | None) -> CheckReport:
+def run(inspection: Inspection, progress: Progress | None, keys: Keys = NO_KEYS) -> CheckReport:
     """Check a state in a process of its own."""
     # Not cheap to load, and seldom needed.  What is executed can be set by those who embed Python.
     import subprocess
@@ -111,7 +125,7 @@ def run(inspection: Inspection, progress: Progress | None) -> CheckReport:
     try:
         program = subprocess.Popen(  # noqa: S603  (ourselves)
             [os.fsdecode(get_executable()), isolated, "-c", _PROGRAM, *arguments],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,  # nobody would empty a second pipe
             pass_fds=(descriptor,),
@@ -125,29 +139,34 @@ def run(inspection: Inspection, progress: Progress | None) -> CheckReport:
         ) from exc
     found: dict[str, Any] = {}
     complaint = ""
-    try:
-        assert program.stdout is not None
-        for line in program.stdout:
-            if not line.startswith(_MARK):
-                complaint = line.strip() or complaint
-                continue
-            found = json.loads(line.removeprefix(_MARK))
-            if progress and "done" in found:
-                progress(found["done"], found["total"])
-        program.wait()
-    finally:
-        program.kill()  # which does nothing where it has ended
-        program.communicate()
+    with program:
+        try:
+            assert program.stdin is not None
+            assert program.stdout is not None
+            with suppress(BrokenPipeError), program.stdin:  # not among the arguments, which everybody can see
+                program.stdin.write(json.dumps([ring and [key.hex() for key in ring.values()] for ring in keys]))
+            for line in program.stdout:
+                if not line.startswith(_MARK):
+                    complaint = line.strip() or complaint
+                    continue
+                found = json.loads(line.removeprefix(_MARK))
+                if progress and "done" in found:
+                    progress(found["done"], found["total"])
+            program.wait()
+        finally:
+            program.kill()  # which does nothing where it has ended
     if "entries" not in found:
         return CheckReport(
             0, (), (f"the process that checked it ended early: {_ending(program.returncode, complaint)}",)
         )
     damaged = (_damage(*each) for each in found["damaged"])
-    return CheckReport(found["entries"], tuple(damaged), tuple(found["problems"]))
+    return CheckReport(found["entries"], tuple(damaged), tuple(found["problems"]), found["unverified"])
 
 
 def main() -> None:
-    """The process that checks: what it is given stands in its arguments, and what it finds goes to standard output."""
+    """The process that checks: what it is given stands in its arguments, the keys come from standard input, and what it
+    finds goes to standard output.
+    """
     from objstore.engines.lmdb import inspect
 
     descriptor, state, location = sys.argv[2:]
@@ -156,9 +175,10 @@ def main() -> None:
     def tell_progress(done: int, total: int) -> None:
         _tell(done=done, total=total)
 
-    found = audit(location, inspect(int(descriptor), state, problems.append, tell_progress))
+    keys = Keys(*(ring and KeyRing(list(map(bytes.fromhex, ring))) for ring in json.load(sys.stdin)))
+    found = audit(location, inspect(int(descriptor), state, problems.append, tell_progress), keys)
     damaged = [(damage.namespace, *_encoded(damage.key), damage.reason) for damage in found.damaged]
-    _tell(entries=found.entries, damaged=damaged, problems=problems + found.problems)
+    _tell(entries=found.entries, damaged=damaged, problems=problems + found.problems, unverified=found.unverified)
 
 
 def _tell(**found: Any) -> None:

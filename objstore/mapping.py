@@ -22,12 +22,12 @@ from contextlib import contextmanager
 from datetime import timedelta
 from itertools import chain
 from pickle import loads
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
-from objstore import keys, record
+from objstore import keys
 from objstore.engines.base import Reader, Stored, Writer
 from objstore.errors import Conflict
-from objstore.record import BODY, LARGE, PLAIN, TAIL, Header, Packed, digest, key_digest
+from objstore.record import BODY, PLAIN, TAIL, Header, Packed, digest, key_digest
 from objstore.space import EXPIRES_USED, STATE_KEY, Found, Space, check_tag, check_tags, expires_at
 from objstore.views import Entries, Entry, Items, Keys, Range, Stretch, Values
 
@@ -55,7 +55,6 @@ class Readable(Mapping[K, V]):
     """What can be read."""
 
     _space: Space
-    _codec_names: ClassVar = {0: "damaged", record.PICKLE: "pickle"}
 
     def _find(self, tree_key: bytes) -> Stored | None:
         raise NotImplementedError
@@ -73,19 +72,20 @@ class Readable(Mapping[K, V]):
     # The mapping
 
     def __getitem__(self, key: K) -> V:
-        tree_key = self._space.tree_key(key)
+        space = self._space
+        tree_key = space.tree_key(key)
         found = self._find(tree_key)
         # A sound plain record is what `Space.value` finds most of the time; a call less for it.
         if (
             found
             and found[0] == PLAIN
-            and len(found) < LARGE
+            and len(found) < space.plain_bytes
             and digest(found[BODY], key_digest(tree_key)) == found[TAIL]
         ):
             try:
                 return loads(found)  # type: ignore[no-any-return]  # noqa: S301  (verified)
             except Exception as exc:  # whatever the objects raise while they are built
-                raise self._space.undecodable(key, exc) from exc
+                raise space.undecodable(key, exc) from exc
         return self._unusual(key, tree_key, found)  # type: ignore[no-any-return]
 
     def _unusual(self, key: K, tree_key: bytes, found: Stored | None) -> Any:
@@ -227,7 +227,8 @@ class Readable(Mapping[K, V]):
         return None
 
     def _entry(self, found: Found) -> Entry[K, V]:
-        return Entry(self, found.tree_key, found.key, found.header, found.size, self._codec_names[found.header.codec])
+        codec = self._space.codec_name(found.header.codec)
+        return Entry(self, found.tree_key, found.key, found.header, found.size, codec)
 
     def _scan(self, stretch: Stretch) -> Iterator[Found]:
         reader, now = self._reader(views=True), self._space.now()

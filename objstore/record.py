@@ -14,7 +14,7 @@ Every other record has a *header*, all integers little-endian:
     offset  size
     0       1     format version, 1
     1       1     flags
-    2       1     codec: 1 pickle
+    2       1     codec: 1 pickle, 2 bytes, 3 json, 4 msgpack, 128 to 254 somebody's own
     3       1     zero
     4       4     head size: where the digest stands, that is, the length of header and payload
     8             the fields that the flags announce, in the order of the bits:
@@ -22,10 +22,16 @@ Every other record has a *header*, all integers little-endian:
                   0x02 tags      count (2), then each: length (2), UTF-8
                   0x04 long key  length (4), the whole encoded key, where the tree holds it shortened
                   0x08 frames    count (2), then each: length (8), digest (8)
-                  0x10 and 0x20 are promised to compression and sealing
+                  0x10 compressed method (1), count (2), then the size (8) of each part, the payload and
+                       the frames, when it is expanded; 0 is a part that was left as it is
+                  0x20 sealed  kind: 1 signed, 2 encrypted (1), id of the key (8), salt (24, only if encrypted)
                   payload, up to the head size
                   digest (8) over key, header and payload
                   the frames
+
+A *sealed* record has no frames of its own, and its payload is what the seal makes of the payload and the
+frames together: count (2), the length of each frame (8), payload, frames.  A signature (32 bytes) follows
+that; encryption takes its place.  What else the seal covers is said in `codecs.sealing`.
 
 A *frame* is a large buffer that the codec kept out of the payload (pickle protocol 5 calls it
 out-of-band).  Each begins where it is aligned to `ALIGNMENT` bytes in the file, given that a large
@@ -37,15 +43,16 @@ The digest is XXH3-64, big-endian, of the bytes, seeded with the XXH3-64 of the 
 the tree.  The key is in it because one flipped bit in a stored key would otherwise serve one record
 under the key of another.  It finds accidents; it is no protection from an adversary.
 
-An unknown version, codec or flag is refused.  These numbers are stored on disk: DO NOT CHANGE THEM.
-This module knows bytes only: no objects, no clock, no engine.
+An unknown version or flag is refused, and by whoever decodes, another codec than his own.  These numbers
+are stored on disk: DO NOT CHANGE THEM.
+This module knows bytes only: no objects, no secrets, no clock, no engine.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from xxhash import xxh3_64, xxh3_64_digest, xxh3_64_intdigest
 
@@ -60,7 +67,15 @@ EXPIRES = 0x01
 TAGS = 0x02
 LONG_KEY = 0x04
 FRAMES = 0x08
-_KNOWN_FLAGS = EXPIRES | TAGS | LONG_KEY | FRAMES
+COMPRESSED = 0x10
+SEALED = 0x20
+_KNOWN_FLAGS = EXPIRES | TAGS | LONG_KEY | FRAMES | COMPRESSED | SEALED
+
+SIGNED = 1
+ENCRYPTED = 2
+KEY_ID_BYTES = 8
+SALT_BYTES = 24
+_SEAL_BYTES = {SIGNED: 1 + KEY_ID_BYTES, ENCRYPTED: 1 + KEY_ID_BYTES + SALT_BYTES}  # by kind: its field in the header
 
 DIGEST_BYTES = 8
 BODY = slice(None, -DIGEST_BYTES)  # of a plain record: everything but the digest
@@ -83,6 +98,10 @@ _expiry = struct.Struct("<q")
 _count = struct.Struct("<H")
 _length = struct.Struct("<I")
 _frame = struct.Struct("<Q8s")
+_method = struct.Struct("<BH")
+_count_of_bytes = struct.Struct("<Q")
+_NO_FRAMES = _count.pack(0)
+_LEAST_SEALED = _fixed.size + 1 + KEY_ID_BYTES
 assert _fixed.size == 8
 assert _frame.size == 16
 
@@ -94,6 +113,29 @@ class Damaged(Exception):
     """These bytes are no record: cut short, of an unknown format, or not what was written here."""
 
 
+class Forged(Exception):
+    """These bytes may be a record, but nobody with the key has sealed them for this place."""
+
+
+class Seal(Protocol):
+    """What seals the records of a namespace, and opens them."""
+
+    def draw(self) -> bytes:
+        """The field of the seal in the header of a new record: kind, key, and what is drawn for this one."""
+
+    def overhead(self, size: int) -> int:
+        """How many bytes the seal adds to so many."""
+
+    def close(self, tree_key: bytes, header: bytes, inside: Sequence[Bytes]) -> Sequence[Bytes]:
+        """What follows the header, which ends with the drawn field, in the head of a record."""
+
+    def open(self, tree_key: bytes, head: memoryview, inside_at: int) -> memoryview:
+        """What is inside a head, whose header ends at `inside_at` with the field of a seal.  Raises `Forged`."""
+
+    def miss(self) -> Forged:
+        """What is wrong with a record that has no seal."""
+
+
 class Header(NamedTuple):
     """What a record says of itself."""
 
@@ -102,6 +144,8 @@ class Header(NamedTuple):
     tags: tuple[str, ...] = ()
     long_key: bytes | None = None  # the whole encoding, where the tree has it shortened
     frames: tuple[tuple[int, bytes], ...] = ()  # (length, digest) each
+    compressed: tuple[int, tuple[int, ...]] | None = None  # method, and the expanded size of each part
+    seal: bytes = b""  # its field, if it is sealed
     payload_at: int = 0
     head_size: int = -DIGEST_BYTES  # where the digest stands; counted from the end when plain
 
@@ -117,19 +161,38 @@ class Draft:
     `size` is that of the record, in bytes.
     """
 
-    __slots__ = ("_codec", "_fields", "_flags", "_frames", "_head_bytes", "_payload", "_seed", "_starts", "size")
+    __slots__ = (
+        "_after",
+        "_before",
+        "_codec",
+        "_flags",
+        "_frames",
+        "_head_bytes",
+        "_payload",
+        "_seed",
+        "_starts",
+        "size",
+    )
 
     def __init__(
-        self, seed: int, flags: int, codec: int, fields: list[bytes], payload: bytes, frames: Sequence[memoryview]
+        self,
+        seed: int,
+        flags: int,
+        codec: int,
+        before: list[bytes],
+        after: list[bytes],
+        payload: bytes,
+        frames: Sequence[memoryview],
     ) -> None:
         self._seed = seed
         self._flags = flags | FRAMES
         self._codec = codec
-        self._fields = fields
+        self._before = before  # the fields before the table of the frames
+        self._after = after
         self._payload = payload
         self._frames = frames
         table_bytes = _count.size + len(frames) * _frame.size
-        head_size = _fixed.size + sum(map(len, fields)) + table_bytes + len(payload)
+        head_size = _fixed.size + sum(map(len, (*before, *after))) + table_bytes + len(payload)
         self._head_bytes = head_size + DIGEST_BYTES
         self._starts = _frame_starts(head_size, map(len, frames))
         self.size = self._starts[-1] + len(frames[-1])
@@ -152,7 +215,8 @@ class Draft:
 
     def _head(self, digests: Iterable[bytes]) -> bytes:
         lengths = map(len, self._frames)
-        fields = [*self._fields, _count.pack(len(self._frames)), *map(_frame.pack, lengths, digests)]
+        table = (_count.pack(len(self._frames)), *map(_frame.pack, lengths, digests))
+        fields = [*self._before, *table, *self._after]
         return _head(self._seed, self._flags, self._codec, fields, self._payload)
 
 
@@ -179,10 +243,12 @@ def pack(
     tags: Sequence[str] = (),
     long_key: bytes | None = None,
     frames: Sequence[memoryview] = (),
+    compressed: tuple[int, Sequence[int]] | None = None,
+    seal: Seal | None = None,
 ) -> Packed:
     """The record to store under `tree_key`: plain where the payload is a pickle and nothing else is said."""
     seed = key_digest(tree_key)
-    plain = not frames and not tags and expires_at is None and long_key is None and codec == PICKLE
+    plain = not (frames or tags or compressed or seal) and expires_at is None and long_key is None and codec == PICKLE
     if plain and payload[:1] == PLAIN_MARK:
         return payload + digest(payload, seed)
 
@@ -199,15 +265,53 @@ def pack(
     if long_key is not None:
         flags |= LONG_KEY
         fields.append(_length.pack(len(long_key)) + long_key)
+    after = []
+    if compressed is not None:
+        flags |= COMPRESSED
+        method, sizes = compressed
+        after = [_method.pack(method, len(sizes)), *map(_count_of_bytes.pack, sizes)]
+    if seal is not None:
+        return _pack_sealed(tree_key, flags, codec, fields + after, payload, frames, seal)
     if frames:
-        return Draft(seed, flags, codec, fields, payload, frames)
-    return _head(seed, flags, codec, fields, payload)
+        return Draft(seed, flags, codec, fields, after, payload, frames)
+    return _head(seed, flags, codec, fields + after, payload)
+
+
+def _pack_sealed(
+    tree_key: bytes,
+    flags: int,
+    codec: int,
+    fields: list[bytes],
+    payload: bytes,
+    frames: Sequence[memoryview],
+    seal: Seal,
+) -> bytes:
+    inside: list[Bytes] = [
+        _count.pack(len(frames)),
+        *(_count_of_bytes.pack(len(frame)) for frame in frames),
+        payload,
+        *frames,
+    ]
+    size = sum(map(len, inside))
+    fields.append(seal.draw())
+    head_size = _fixed.size + sum(map(len, fields)) + size + seal.overhead(size)
+    header = b"".join((_fixed.pack(VERSION, flags | SEALED, codec, 0, head_size), *fields))
+    head: tuple[Bytes, ...] = (header, *seal.close(tree_key, header, inside))
+    state = xxh3_64(seed=key_digest(tree_key))
+    for part in head:
+        state.update(part)
+    return b"".join((*head, state.digest()))
 
 
 def repack(
-    tree_key: bytes, header: Header, payload: Bytes, frames: Sequence[memoryview], expires_at: int | None
+    tree_key: bytes,
+    header: Header,
+    payload: Bytes,
+    frames: Sequence[memoryview],
+    expires_at: int | None,
+    seal: Seal | None = None,
 ) -> Packed:
-    """The same record for another tree key, or with another moment to expire."""
+    """The same record for another tree key, with another moment to expire, or sealed anew."""
     return pack(
         tree_key,
         bytes(payload),
@@ -216,6 +320,8 @@ def repack(
         tags=header.tags,
         long_key=header.long_key,
         frames=frames,
+        compressed=header.compressed,
+        seal=seal,
     )
 
 
@@ -227,9 +333,9 @@ def _head(seed: int, flags: int, codec: int, fields: list[bytes], payload: bytes
 
 
 def packed_size(payload: bytes, frames: Sequence[memoryview], tags: Sequence[str], long_key: bytes | None) -> int:
-    """An upper bound of the size of a record, known before it is packed."""
+    """An upper bound of the size of a record, known before it is packed, without its seal."""
     size = 64 + len(payload) + len(long_key or b"") + sum(4 * len(tag) + 2 for tag in tags)
-    return size + sum(len(frame) + ALIGNMENT + _frame.size for frame in frames)
+    return size + sum(len(frame) + ALIGNMENT + _frame.size + _count_of_bytes.size for frame in frames)
 
 
 def read_header(head: Bytes, size: int) -> Header:
@@ -244,7 +350,7 @@ def read_header(head: Bytes, size: int) -> Header:
     if len(head) < _fixed.size:
         raise Damaged("the record is cut short")
     version, flags, codec, zero, head_size = _fixed.unpack_from(head)
-    if version != VERSION or flags & ~_KNOWN_FLAGS or codec != PICKLE or zero:
+    if version != VERSION or flags & ~_KNOWN_FLAGS or codec in (0, 255) or zero:
         raise Damaged(
             f"its format (version {version}, flags {flags:#04x}, codec {codec}) is unknown here: "
             f"it is damaged, or was written by a newer objstore"
@@ -261,12 +367,19 @@ def read_header(head: Bytes, size: int) -> Header:
         raise Damaged("its tags are not text") from exc
 
 
+def key_id(header: Header) -> bytes:
+    """The id of the key with which a record says that it is sealed, or nothing."""
+    return header.seal[1 : 1 + KEY_ID_BYTES]
+
+
 def _read_fields(head: Bytes, flags: int, codec: int, head_size: int) -> Header:
     at = _fixed.size
     expires_at: int | None = None
     tags: tuple[str, ...] = ()
     long_key: bytes | None = None
     frames: tuple[tuple[int, bytes], ...] = ()
+    compressed: tuple[int, tuple[int, ...]] | None = None
+    seal = b""
     if flags & EXPIRES:
         (expires_at,) = _expiry.unpack_from(head, at)
         at += _expiry.size
@@ -283,9 +396,23 @@ def _read_fields(head: Bytes, flags: int, codec: int, head_size: int) -> Header:
         at += _count.size
         frames = tuple(_frame.unpack_from(head, at + i * _frame.size) for i in range(count))
         at += count * _frame.size
+    if flags & COMPRESSED:
+        method, count = _method.unpack_from(head, at)
+        at += _method.size
+        sizes = struct.unpack_from(f"<{count}Q", head, at)
+        at += count * _count_of_bytes.size
+        compressed = method, sizes
+    if flags & SEALED:
+        size = _SEAL_BYTES.get(head[at])
+        if size is None or frames:
+            raise Damaged("its seal is of no kind that is known here")
+        seal = bytes(head[at : at + size])
+        at += size
+        if at > len(head):
+            raise IndexError
     if at > head_size:
         raise Damaged("its header is longer than its head")
-    return Header(codec, expires_at, tags, long_key, frames, at, head_size)
+    return Header(codec, expires_at, tags, long_key, frames, compressed, seal, at, head_size)
 
 
 def _read_tags(head: Bytes, at: int) -> tuple[tuple[str, ...], int]:
@@ -301,10 +428,13 @@ def _read_tags(head: Bytes, at: int) -> tuple[tuple[str, ...], int]:
     return tuple(tags), at
 
 
-def unpack(tree_key: bytes, record: Bytes, verify_frames: bool = True) -> tuple[Header, memoryview, list[memoryview]]:
+def unpack(
+    tree_key: bytes, record: Bytes, verify_frames: bool = True, seal: Seal | None = None
+) -> tuple[Header, memoryview, list[memoryview]]:
     """Header, payload and frames of a record, every digest verified; those of the frames only if they shall be.
 
-    The last two are views of `record`.  Raises `Damaged` where a digest does not fit.
+    With a `seal`, which is verified, they are what is inside it; without, a sealed record is its payload.  The last
+    two are views of `record`, or of what was decrypted.  Raises `Damaged` where a digest does not fit, `Forged`.
     """
     view = memoryview(record)
     if len(view) <= DIGEST_BYTES:
@@ -316,6 +446,12 @@ def unpack(tree_key: bytes, record: Bytes, verify_frames: bool = True) -> tuple[
     if digest(view[:head_size], seed) != view[head_size : head_size + DIGEST_BYTES]:
         raise Damaged("its bytes do not fit their digest")
     header = read_header(view, len(view))
+    if header.seal and head_size + DIGEST_BYTES != len(view):
+        raise Damaged("something stands behind its end")
+    if seal is not None:
+        if not header.seal:
+            raise seal.miss()
+        return header, *_inside(seal.open(tree_key, view[:head_size], header.payload_at))
     lengths = [length for length, _ in header.frames]
     starts = _frame_starts(head_size, lengths)
     frames = [view[start : start + length] for start, length in zip(starts, lengths, strict=True)]
@@ -323,6 +459,36 @@ def unpack(tree_key: bytes, record: Bytes, verify_frames: bool = True) -> tuple[
         if len(frame) != length or (verify_frames and digest(frame, seed) != expected):
             raise Damaged("a buffer of it does not fit its digest")
     return header, view[header.payload_at : head_size], frames
+
+
+def unpack_usual(tree_key: bytes, record: bytes, codec: int, seal: Seal) -> memoryview | None:
+    """The payload of a sealed record that says nothing else and has no frames, or None where it is another one.
+
+    What `unpack` finds, most of the time; the seal is verified, and so the digest need not be.
+    """
+    head_size = len(record) - DIGEST_BYTES
+    if head_size < _LEAST_SEALED or record[: _fixed.size] != _fixed.pack(VERSION, SEALED, codec, 0, head_size):
+        return None
+    at = _fixed.size + _SEAL_BYTES.get(record[_fixed.size], head_size)
+    if at > head_size:
+        return None
+    try:
+        inside = seal.open(tree_key, memoryview(record)[:head_size], at)
+    except Forged:  # or damaged: what it is, `unpack` says
+        return None
+    return inside[_count.size :] if inside[: _count.size] == _NO_FRAMES else None
+
+
+def _inside(inside: memoryview) -> tuple[memoryview, list[memoryview]]:
+    """Payload and frames of what was sealed together."""
+    (count,) = _count.unpack_from(inside)
+    at = _count.size + count * _count_of_bytes.size
+    frames = []
+    end = len(inside)
+    for length in reversed(struct.unpack_from(f"<{count}Q", inside, _count.size)):
+        frames.append(inside[end - length : end])
+        end -= length
+    return inside[at:end], frames[::-1]
 
 
 def _frame_starts(head_size: int, lengths: Iterable[int]) -> list[int]:

@@ -2,13 +2,15 @@
 
 The damaged one is only read.  What its tree still leads to is taken first, then what lies in pages that the tree has
 lost.  Every record is believed by its digest, which covers its key, and by nothing else; its bytes are taken as they
-are.  The counts and indexes of the new store are made anew.
+are.  Where there are keys, only what is sealed with one of them is believed; where there are none, seals are taken
+along as they are.  The counts and indexes of the new store are made anew.
 """
 
 from __future__ import annotations
 
 import os
 import struct
+from collections import Counter
 from contextlib import suppress
 from functools import partial
 from itertools import takewhile
@@ -16,12 +18,17 @@ from typing import NamedTuple
 
 from objstore import identity, record, space
 from objstore.audit import Damage, key_of, lost_name
+from objstore.codecs.keyring import KeyOption, Keys, keys_of
 from objstore.codecs.pickling import Pickle
+from objstore.codecs.raw import Bytes
+from objstore.codecs.sealing import sealing_of
+from objstore.codecs.table import name_of
 from objstore.engines import path_of
 from objstore.engines.base import DURABILITY_KEY, IDENTITY_KEY, Engine, Progress, Writer, durability_of
 from objstore.errors import StoreCorrupt
-from objstore.record import Damaged, Header
-from objstore.space import INITIAL_STATE, Space
+from objstore.identity import Identity
+from objstore.record import Damaged, Forged, Header
+from objstore.space import INITIAL_STATE, Sealing, Space
 
 _BATCH_BYTES = 64 << 20
 
@@ -40,31 +47,47 @@ class SalvageReport(NamedTuple):
 
 
 def salvage(
-    source: str | os.PathLike[str], target: str | os.PathLike[str], *, progress: Progress | None = None
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    signing_key: KeyOption = None,
+    encryption_key: KeyOption = None,
+    store_id: str | None = None,
+    progress: Progress | None = None,
 ) -> SalvageReport:
     """Take every record that can still be read out of the store at `source` into a new one at `target`.
 
     The new one is the same store (its `id`, kind and durability), if that can still be read.  `progress(done, total)`
     is called with pages of the damaged one.
 
-    Raises StoreNotFound, StoreLocked where somebody has the damaged store open, StoreExists where there is something
-    at `target`, StoreCorrupt where nothing can be read.
+    The keys are those of `Store`. With them, a record of a sealed store is taken only if its seal fits; without, by its
+    digest, and who reads it verifies its seal. Seals cover the id of the store: where that is lost, give it as
+    `store_id` (`stats().id` shows it), with the key.
+
+    Raises BadSignature where the store is not sealed with these keys; StoreNotFound, StoreLocked where somebody has the
+    damaged store open, StoreExists where there is something at `target`, StoreCorrupt where nothing can be read.
     """
     from objstore.engines.lmdb import make_store, remaining
 
+    keys = keys_of(signing_key, encryption_key)
     problems: list[str] = []
     with remaining(path_of(source)) as remains:
         before_items = takewhile(lambda item: item[0] < space.EXPIRY, remains.items(_tell_nobody, _tell_nobody))
         library = {tree_key: stored for tree_key, stored in before_items if stored is not None}
-        work = _Salvage(_names(library))
+        found = _identity(library, os.fspath(source), keys)
+        what = found or _new_identity(keys, store_id)
+        sealing = sealing_of(what.sealing, keys, what.id) if identity.ring_of(what, keys) else None
+        work = _Salvage(_names(library), sealing)
 
         def fill(engine: Engine) -> None:
             for tree_key, stored in remains.items(problems.append, progress or _tell_nobody):
                 work.take(engine, tree_key, stored)
             remains.strays(partial(work.take_stray, engine))
             work.store_batch(engine)
+            if found is None:  # what its codec was, the records have told
+                engine.transact(_put, IDENTITY_KEY, identity.pack(what._replace(codec=work.codec), keys))
 
-        initial = {IDENTITY_KEY: _identity(library, os.fspath(source)), **INITIAL_STATE}
+        initial = {IDENTITY_KEY: identity.pack(what, keys), **INITIAL_STATE}
         make_store(path_of(target), initial, durability_of(library.get(DURABILITY_KEY)) or "full", fill)
     return SalvageReport(work.entries, work.strays, tuple(work.lost.values()), tuple(problems))
 
@@ -82,11 +105,13 @@ class _Item(NamedTuple):
 class _Salvage:
     """Takes items, and stores those whose digests fit, many at a time."""
 
-    def __init__(self, names: dict[bytes, str]) -> None:
+    def __init__(self, names: dict[bytes, tuple[str, str | None]], sealing: Sealing | None) -> None:
         self.entries = 0
         self.strays = 0
         self.lost: dict[bytes, Damage] = {}
         self._names = names
+        self._sealing = sealing
+        self._codecs = Counter[int]()  # of the default namespace
         self._spaces: dict[bytes, Space] = {}
         self._batch: list[_Item] = []
         self._bytes = 0
@@ -100,7 +125,7 @@ class _Salvage:
             if stored is None:
                 raise Damaged("its pages are lost")
             self._add(engine, prefix, tree_key, stored, is_stray=False)
-        except Damaged as exc:
+        except (Damaged, Forged) as exc:
             key = key_of(tree_key[len(prefix) :], stored)
             self.lost[tree_key] = Damage(self._name(prefix), key, str(exc))
 
@@ -111,19 +136,22 @@ class _Salvage:
             return False
         try:
             if tree_key in self.lost:
-                record.unpack(tree_key, stored)
+                record.unpack(tree_key, stored, seal=self._space(prefix).seal)
             else:
                 self._add(engine, prefix, tree_key, stored, is_stray=True)
-        except Damaged:
+        except (Damaged, Forged):
             return False
         return True
 
     def _add(self, engine: Engine, prefix: bytes, tree_key: bytes, stored: bytes, is_stray: bool) -> None:
-        header, payload, frames = record.unpack(tree_key, stored)
-        into = self._spaces.setdefault(prefix, Space(self._name(prefix), Pickle()))
+        into = self._space(prefix)
+        header, payload, frames = record.unpack(tree_key, stored, seal=into.seal)
         if into.prefix != prefix:  # its name is lost, and the digest covers the prefix
+            if header.seal:
+                raise Damaged("the name of its namespace is lost, and its seal covers that")
             tree_key = into.prefix + tree_key[len(prefix) :]
             stored = bytes(record.repack(tree_key, header, payload, frames, header.expires_at))
+        self._codecs[header.codec] += not prefix
         self._batch.append(_Item(into, tree_key, stored, header, is_stray))
         self._bytes += len(stored)
         if self._bytes >= _BATCH_BYTES:
@@ -136,8 +164,24 @@ class _Salvage:
         self.entries += entries
         self.strays += strays
 
+    @property
+    def codec(self) -> str:
+        """The codec that most of the records in the default namespace have."""
+        most = self._codecs.most_common(1)
+        return name_of(most[0][0]) or Pickle.name if most else Pickle.name
+
+    def _space(self, prefix: bytes) -> Space:
+        if prefix not in self._spaces:
+            name, codec = self._names.get(prefix, (lost_name(prefix), None))
+            self._spaces[prefix] = Space(name, Bytes(), sealing=self._sealing).recorded_as(codec)
+        return self._spaces[prefix]
+
     def _name(self, prefix: bytes) -> str:
-        return self._names.get(prefix, lost_name(prefix))
+        return self._space(prefix).name
+
+
+def _put(txn: Writer, tree_key: bytes, stored: bytes) -> None:
+    txn.put(tree_key, stored)
 
 
 def _store(txn: Writer, batch: list[_Item]) -> tuple[int, int]:
@@ -152,25 +196,32 @@ def _store(txn: Writer, batch: list[_Item]) -> tuple[int, int]:
     return entries, strays
 
 
-def _names(library: dict[bytes, bytes]) -> dict[bytes, str]:
-    """The names of namespaces by their prefixes, as far as they are right."""
-    names = {b"": ""}
+def _names(library: dict[bytes, bytes]) -> dict[bytes, tuple[str, str | None]]:
+    """The names of namespaces and of their own codecs by their prefixes, as far as they are right."""
+    names: dict[bytes, tuple[str, str | None]] = {b"": ("", None)}
     for stored in (stored for tree_key, stored in library.items() if tree_key[:1] == space.CATALOG):
         with suppress(struct.error, UnicodeDecodeError):
-            _, name = space.read_namespace(stored)
-            names[space.prefix_of(name)] = name
+            _, name, codec = space.read_namespace(stored)
+            names[space.prefix_of(name)] = name, codec
     return names
 
 
-def _identity(library: dict[bytes, bytes], location: str) -> bytes:
-    """The identity of the damaged store, or a new one."""
-    stored = library.get(IDENTITY_KEY)
+def _identity(library: dict[bytes, bytes], location: str, keys: Keys) -> Identity | None:
+    """The identity of the damaged store, if it can be read.  Raises BadSignature."""
     try:
-        identity.unpack(stored, location)
+        found = identity.unpack(library.get(IDENTITY_KEY), location)
     except StoreCorrupt:
-        return identity.pack(identity.new("Store", Pickle.name))
-    assert stored is not None
-    return stored
+        return None
+    identity.check_seal(found, location, keys)
+    return found
+
+
+def _new_identity(keys: Keys, store_id: str | None) -> Identity:
+    """An identity in the place of one that is lost.  Raises StoreCorrupt where seals need what is lost with it."""
+    new = identity.new("Store", Pickle.name, keys)
+    if keys and store_id is None:
+        raise StoreCorrupt("the id of the store is lost, and its seals cover that; give it as store_id")
+    return new if store_id is None else new._replace(id=store_id)
 
 
 def _tell_nobody(*_arguments: object) -> None:

@@ -6,7 +6,8 @@ before it, where the first byte is below 0x10:
     0x00 d                                 the engine's durability (see engines.lmdb)
     0x00 i                                 the identity of the store (see identity)
     0x00 s                                 state: flags (1 byte), entries outside the default namespace (8)
-    0x01 name hash                         a namespace in use: its entries (8), its name in UTF-8
+    0x01 name hash                         a namespace in use: its entries (8), its name in UTF-8, and where it
+                                           has another codec than the store, 0xFF and the name of that
     0x02 expires_at, tree key              one entry for each record that expires (7 bytes, microseconds)
     0x03 tag hash, tree key                one entry for each tag of each record
     0x04 name hash, key                    the items of other namespaces
@@ -39,10 +40,28 @@ from typing import Any, NamedTuple
 
 from objstore import keys, record
 from objstore.codecs.base import Codec
+from objstore.codecs.compression import MAX_SIZE, Compression, Unexpandable, expand
+from objstore.codecs.pickling import Pickle
+from objstore.codecs.sealing import forbidding
+from objstore.codecs.table import CODECS, codec_of, name_of
 from objstore.engines.base import Reader, Stored, Writer
-from objstore.errors import CorruptRecord, DecodeError, EncodeError, StoreCorrupt, StoreError
+from objstore.errors import BadSignature, CorruptRecord, DecodeError, EncodeError, StoreCorrupt, StoreError
 from objstore.keys import ORDERED_BYTES
-from objstore.record import BODY, LARGE, PLAIN, PLAIN_MARK, TAIL, Damaged, Header, Packed, digest, key_digest
+from objstore.record import (
+    BODY,
+    LARGE,
+    PICKLE,
+    PLAIN,
+    PLAIN_MARK,
+    TAIL,
+    Damaged,
+    Forged,
+    Header,
+    Packed,
+    Seal,
+    digest,
+    key_digest,
+)
 
 STATE_KEY = b"\x00s"
 CATALOG = b"\x01"
@@ -75,6 +94,11 @@ INITIAL_STATE = {STATE_KEY: _state.pack(0, 3)}
 # Names that begin so are the library's own: not listed, and refused to users.
 RESERVED_NAME = "\x00"
 
+_BEFORE_CODEC = b"\xff"  # which no UTF-8 has
+
+Sealing = Callable[[str], Seal]
+"""What seals the records of a namespace, given by its name."""
+
 
 class Found(NamedTuple):
     """A record as it was met in a scan, seen without its value."""
@@ -88,6 +112,9 @@ class Found(NamedTuple):
 class Space:
     """One namespace: keys to tree keys, values to records, and the writes that keep the books true.
 
+    A value becomes a record in this order, and comes back in the other: `codec`, `compression`, seal.  `sealing`
+    gives the seals of the store, if it has such; then nothing is decoded that was not sealed.
+
     `clock` gives seconds since 1970; expiry goes by it.  The values it gives are private, and every byte of
     them is verified; those of a space that is `viewing` share the memory of the record where they can.
     """
@@ -95,7 +122,16 @@ class Space:
     _views = False
     _verifies = True
 
-    def __init__(self, name: str, codec: Codec, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        name: str,
+        codec: Codec,
+        clock: Callable[[], float] = time.time,
+        *,
+        compression: Compression | None = None,
+        sealing: Sealing | None = None,
+        of_store: Codec | None = None,
+    ) -> None:
         self.name = name
         self.codec = codec
         self._encode = codec.encode
@@ -107,12 +143,78 @@ class Space:
         self._short = self._key_at + ORDERED_BYTES  # the longest tree key that holds a whole key
         self.tree_key: Callable[[Any], bytes] = self._tree_key if name else keys.tree_key
         self._catalog_key = CATALOG + _hash(name, _NAME_HASH_BYTES)
+        self._of_store = of_store or codec  # the codec of the default namespace
+        self.recorded_as(codec.name if self.has_own_codec else None)
+        self._compression = compression
+        self._sealing = sealing
+        self.seal: Seal | None = sealing(name) if sealing else forbidding() if codec.runs_code else None
+        # How large a plain record may be to be loaded right away, and how large a pickle to be stored as one.
+        self.plain_bytes = LARGE if type(codec) is Pickle and self.seal is None else 0
+        self._pack_bytes = LARGE if codec.number == PICKLE and self.seal is None else 0
+        if compression is not None:
+            self._pack_bytes = min(self._pack_bytes, compression.threshold)
 
-    def sibling(self, name: str) -> Space:
-        """The space of another namespace in the same store."""
-        space = Space(name, self.codec, self.clock)
+    def sibling(self, name: str, txn: Reader | None = None, codec: Codec | str | None = None) -> Space:
+        """The space of another namespace in the same store, with what is recorded of it where `txn` can look.
+
+        Raises StoreError where its codec is another one, or must be given.
+        """
+        check_name(name)
+        chosen = None if codec is None else codec_of(codec)
+        if txn is not None:
+            chosen = self._codec_in(txn, name, chosen)
+        space = Space(
+            name,
+            chosen or self._of_store,
+            self.clock,
+            compression=self._compression,
+            sealing=self._sealing,
+            of_store=self._of_store,
+        )
         space._views, space._verifies = self._views, self._verifies
+        if txn is not None:
+            space.check_hash(txn)
         return space
+
+    def _codec_in(self, txn: Reader, name: str, given: Codec | None) -> Codec | None:
+        """The codec of a namespace: the one that is recorded, which is not trusted to be one that runs code."""
+        stored = txn.get(CATALOG + _hash(name, _NAME_HASH_BYTES))
+        if stored is None:
+            return given
+        recorded = _namespace(bytes(stored))[2] or self._of_store.name
+        if given is not None:
+            if given.name != recorded:
+                raise StoreError(f"namespace {name!r} has codec {recorded!r}, not {given.name!r}; leave codec out")
+            return given
+        if recorded == self._of_store.name:
+            return None
+        if recorded not in CODECS:
+            raise StoreError(f"namespace {name!r} has codec {recorded!r}, one of somebody's own; give it as codec")
+        codec = codec_of(recorded)
+        if codec.runs_code and not self._of_store.runs_code:
+            raise StoreError(
+                f"namespace {name!r} has codec {recorded!r}, which runs code, and that of the store does not; if you "
+                f"trust who could write there, give codec={recorded!r}"
+            )
+        return codec
+
+    def recorded_as(self, codec: str | None) -> Space:
+        """This space, whose codec stands in the catalog under that name; None is the codec of the store."""
+        self._catalogued_name = _utf8(self.name) + (b"" if codec is None else _BEFORE_CODEC + _utf8(codec))
+        return self
+
+    def declare(self, txn: Writer) -> None:
+        """Put the namespace into the catalog, empty, if it is not there: so its codec is known from now on."""
+        self.check_hash(txn)
+        if txn.get(self._catalog_key) is None:
+            txn.put(self._catalog_key, _count.pack(0) + self._catalogued_name)
+            flags, others = self._state(txn)
+            txn.put(STATE_KEY, _state.pack(flags, others + 1))
+
+    @property
+    def has_own_codec(self) -> bool:
+        """Whether its codec is another one than the store's."""
+        return self.codec.name != self._of_store.name
 
     def viewing(self, verify: bool) -> Space:
         """This space, but large buffers in its values are the record's own memory, verified only if they shall be."""
@@ -164,27 +266,49 @@ class Space:
             raise self._unencodable(key, exc) from exc
         if (
             not (expires_at or tags or frames)
-            and len(payload) < LARGE
+            and len(payload) < self._pack_bytes
             and len(tree_key) <= self._short
             and payload[:1] == PLAIN_MARK
         ):
             return tree_key, payload + digest(payload, key_digest(tree_key))
+        return tree_key, self._pack(key, tree_key, payload, frames, expires_at, tags)
+
+    def _pack(
+        self,
+        key: Any,
+        tree_key: bytes,
+        payload: bytes,
+        frames: Sequence[memoryview],
+        expires_at: int | None,
+        tags: Sequence[str],
+    ) -> Packed:
         long_key = None if self.is_short(tree_key) else keys.encode(key)
+        compressed = None
+        if self._compression is not None:
+            shrunk = self._compression.shrink(payload, frames)
+            if shrunk is not None:
+                payload, frames, sizes = shrunk
+                compressed = self._compression.number, sizes
         size = record.packed_size(payload, frames, tags, long_key)
         if size > record.MAX_RECORD_BYTES:
             raise EncodeError(
                 f"the value for key {keys.show(key)} takes {size} bytes, and a record ends at 4 GiB; store it in parts",
                 key,
             )
-        return tree_key, record.pack(
-            tree_key,
-            payload,
-            codec=self.codec.number,
-            expires_at=expires_at,
-            tags=tags,
-            long_key=long_key,
-            frames=frames,
-        )
+        try:
+            return record.pack(
+                tree_key,
+                payload,
+                codec=self.codec.number,
+                expires_at=expires_at,
+                tags=tags,
+                long_key=long_key,
+                frames=frames,
+                compressed=compressed,
+                seal=self.seal,
+            )
+        except Forged as exc:  # there is no key to seal with
+            raise BadSignature(f"nothing can be stored under key {keys.show(key)}: {exc}", key) from None
 
     def pack_many(
         self, items: Iterable[tuple[Any, Any]], expires_at: int | None, tags: Sequence[str]
@@ -193,7 +317,8 @@ class Space:
         if expires_at is not None or tags:
             return [self._pack_whole(key, value, expires_at, tags) for key, value in items]
         packed = []
-        pack, tree_key_of, encode, short = self._pack_whole, self.tree_key, self._encode, self._short
+        tree_key_of, encode, short = self.tree_key, self._encode, self._short
+        limit = self._pack_bytes
         for key, value in items:
             tree_key = tree_key_of(key)
             try:
@@ -201,10 +326,10 @@ class Space:
             except Exception as exc:  # whatever the objects raise while they are encoded
                 raise self._unencodable(key, exc) from exc
             # What becomes a plain record, most of the time; a call of `pack` less for it.
-            if not frames and len(payload) < LARGE and len(tree_key) <= short and payload[:1] == PLAIN_MARK:
+            if not frames and len(payload) < limit and len(tree_key) <= short and payload[:1] == PLAIN_MARK:
                 packed.append((tree_key, payload + digest(payload, key_digest(tree_key))))
             else:
-                packed.append(pack(key, value))
+                packed.append((tree_key, bytes(self._pack(key, tree_key, payload, frames, None, ()))))
         return packed
 
     def _pack_whole(
@@ -221,7 +346,7 @@ class Space:
         if (
             found
             and found[0] == PLAIN
-            and len(found) < LARGE
+            and len(found) < self.plain_bytes
             and digest(found[BODY], key_digest(tree_key)) == found[TAIL]
         ):
             try:
@@ -233,19 +358,73 @@ class Space:
     def _unpacked_value(self, key: Any, tree_key: bytes, found: Stored | None, now: int | None) -> Any:
         if found is None:
             raise KeyError(key)
-        copied = isinstance(found, bytes)
-        try:
-            header, payload, frames = record.unpack(tree_key, found, self._verifies or copied)
-        except Damaged as exc:
-            raise self._corrupt(key, exc) from exc
+        if self.seal is not None:
+            found = bytes(found)  # nobody changes it between the look at its seal and its use
+            inside = record.unpack_usual(tree_key, found, self.codec.number, self.seal)
+            if inside is not None:
+                return self._decoded(key, inside, ())
+        header, payload, frames = self._unpack(key, tree_key, found, self._verifies or isinstance(found, bytes))
         if header.expires_at is not None and header.expires_at <= (self.now() if now is None else now):
             raise KeyError(key)
         if header.long_key is not None and header.long_key != keys.encode(key) and type(key) is not keys.LostKey:
             raise KeyError(key)  # two long keys with one digest of 128 bits
+        if header.codec != self.codec.number:
+            raise self._miscoded(key, header.codec)
+        if header.compressed is None:
+            return self._decoded(key, payload, frames)
+        return self._decoded(key, *self._expanded(key, header.compressed, payload, frames))
+
+    def _unpack(
+        self, key: Any, tree_key: bytes, found: Stored, verify_frames: bool = True
+    ) -> tuple[Header, memoryview, Sequence[memoryview]]:
         try:
-            return self.codec.decode(payload, frames if self._views else [bytearray(frame) for frame in frames])
+            header, payload, frames = record.unpack(tree_key, found, verify_frames, self.seal)
+            if header.seal and self.seal is None:
+                raise Forged("it is sealed, and this store takes no sealed records")
+            return header, payload, frames
+        except Damaged as exc:
+            raise self._corrupt(key, exc) from exc
+        except Forged as exc:
+            raise BadSignature(
+                f"the record of key {keys.show(key)} is refused: {exc}; nothing of it was decoded", key
+            ) from None
+
+    def _expanded(
+        self,
+        key: Any,
+        compressed: tuple[int, Sequence[int]],
+        payload: memoryview,
+        frames: Sequence[memoryview],
+    ) -> tuple[memoryview, Sequence[memoryview | bytearray]]:
+        bound = MAX_SIZE if self._compression is None else self._compression.max_size
+        try:
+            return expand(*compressed, payload, frames, bound)
+        except Unexpandable as exc:
+            raise self._corrupt(key, exc) from exc
+        except ModuleNotFoundError as exc:
+            raise DecodeError(f"the value of key {keys.show(key)} is compressed: {exc}", key) from exc
+
+    def _decoded(self, key: Any, payload: memoryview, frames: Sequence[memoryview | bytearray]) -> Any:
+        if not self._views:
+            frames = [frame if isinstance(frame, bytearray) else bytearray(frame) for frame in frames]
+        try:
+            return self.codec.decode(payload, frames)
         except Exception as exc:  # whatever the objects raise while they are built
             raise self.undecodable(key, exc) from exc
+
+    def codec_name(self, number: int) -> str:
+        """The name of the codec that a record says; "damaged" for the number 0, which none has."""
+        if number == self.codec.number:
+            return self.codec.name
+        return (name_of(number) or f"codec {number}") if number else "damaged"
+
+    def _miscoded(self, key: Any, number: int) -> BadSignature | DecodeError:
+        what = f"the record of key {keys.show(key)} is refused: its codec is {self.codec_name(number)!r}"
+        if self.seal is not None:
+            return BadSignature(f"{what}, and that of the store is {self.codec.name!r}", key)
+        return DecodeError(
+            f"{what}, and {self.codec.name!r} is decoded here; copy it with a store of that codec, or delete it", key
+        )
 
     def _unencodable(self, key: Any, exc: Exception) -> EncodeError:
         return EncodeError(
@@ -261,7 +440,7 @@ class Space:
             key,
         )
 
-    def _corrupt(self, key: Any, exc: Damaged) -> CorruptRecord:
+    def _corrupt(self, key: Any, exc: Damaged | Unexpandable) -> CorruptRecord:
         return CorruptRecord(
             f"the record of key {keys.show(key)} is damaged: {exc}; restore it from a backup, or delete it", key
         )
@@ -269,14 +448,14 @@ class Space:
     def items(self, found: Iterable[tuple[bytes, Stored]]) -> Iterator[tuple[Any, Any]]:
         """Key and value of each record that is not expired."""
         now = self.now()
-        decode, short, at = keys.decode, self._short, self._key_at
+        decode, short, at, limit = keys.decode, self._short, self._key_at, self.plain_bytes
         for tree_key, stored in found:
             key = decode(tree_key[at:]) if len(tree_key) <= short else self.key(tree_key, stored)
             # A sound plain record is what there is most of the time; a call of `value` less for it.
             if (
                 stored
                 and stored[0] == PLAIN
-                and len(stored) < LARGE
+                and len(stored) < limit
                 and digest(stored[BODY], key_digest(tree_key)) == stored[TAIL]
             ):
                 try:
@@ -291,12 +470,9 @@ class Space:
             yield key, value
 
     def repack(self, key: Any, tree_key: bytes, stored: Stored, expires_at: int | None) -> Packed:
-        """The same record with another moment to expire.  Raises CorruptRecord."""
-        try:
-            header, payload, frames = record.unpack(tree_key, stored)
-        except Damaged as exc:
-            raise self._corrupt(key, exc) from exc
-        return record.repack(tree_key, header, payload, frames, expires_at)
+        """The same record with another moment to expire.  Raises CorruptRecord, BadSignature."""
+        header, payload, frames = self._unpack(key, tree_key, stored)
+        return record.repack(tree_key, header, payload, frames, expires_at, self.seal)
 
     # What is there, seen without the values
 
@@ -475,8 +651,10 @@ class Space:
     def check_hash(self, txn: Reader) -> None:
         """Refuse a name whose hash another namespace of this store has."""
         catalogued = txn.get(self._catalog_key)
-        if catalogued is not None and catalogued[_count.size :] != _utf8(self.name):
-            other = _name(bytes(catalogued))
+        if catalogued is not None and catalogued[_count.size :] != self._catalogued_name:
+            _, other, _ = _namespace(bytes(catalogued))
+            if other == self.name:  # with another codec
+                return
             if prefix_of(other) != self.prefix:
                 raise StoreCorrupt(f"the name of namespace {self.name!r} is damaged; check the store, and salvage it")
             raise StoreError(f"namespace {self.name!r} cannot be told from {other!r} in this store; take another name")
@@ -509,8 +687,14 @@ class Space:
         others = index
         if self.prefix and own:
             self.check_hash(txn)
-            others += own + (txn.get(self._catalog_key) is None)
-            txn.put(self._catalog_key, _count.pack(self._catalogued(txn) + own) + _utf8(self.name))
+            catalogued = txn.get(self._catalog_key)
+            others += own + (catalogued is None)
+            name = self._catalogued_name if catalogued is None else catalogued[_count.size :]
+            if own > 0 and name != self._catalogued_name:
+                raise StoreError(
+                    f"namespace {self.name!r} has another codec than {self.codec.name!r} by now; open it anew"
+                )
+            txn.put(self._catalog_key, _count.pack(self._catalogued(txn) + own) + name)
         if others or flags:
             had, before = self._state(txn)
             txn.put(STATE_KEY, _state.pack(had | flags, before + others))
@@ -569,22 +753,29 @@ def read_state(stored: bytes) -> tuple[int, int]:
     return _state.unpack(stored)
 
 
-def read_namespace(stored: bytes) -> tuple[int, str]:
-    """Entries and name of a namespace, from its record in the catalog.  Raises struct.error, UnicodeDecodeError."""
-    return _count.unpack_from(stored)[0], str(stored[_count.size :], "utf-8", "surrogatepass")
+def read_namespace(stored: bytes) -> tuple[int, str, str | None]:
+    """Entries, name and own codec of a namespace, from the catalog.  Raises struct.error, UnicodeDecodeError."""
+    (entries,) = _count.unpack_from(stored)
+    name, mark, codec = stored[_count.size :].partition(_BEFORE_CODEC)
+    return entries, str(name, "utf-8", "surrogatepass"), str(codec, "utf-8") if mark else None
 
 
-def _name(stored: bytes) -> str:
+def _namespace(stored: bytes) -> tuple[int, str, str | None]:
     try:
-        return read_namespace(stored)[1]
+        return read_namespace(stored)
     except (struct.error, UnicodeDecodeError) as exc:
         raise StoreCorrupt("the name of a namespace is damaged; check the store, and salvage it") from exc
 
 
+def names_by_prefix(txn: Reader) -> dict[bytes, str]:
+    """The names of all namespaces, the default one and the library's own among them, by their prefixes."""
+    names = [_namespace(bytes(stored))[1] for _, stored in txn.scan(CATALOG, _CATALOG_END)]
+    return {prefix_of(name): name for name in ("", *names)}
+
+
 def namespace_names(txn: Reader) -> list[str]:
-    """The names of the namespaces in use, without the library's own."""
-    names = [_name(bytes(stored)) for _, stored in txn.scan(CATALOG, _CATALOG_END)]
-    return sorted(name for name in names if not name.startswith(RESERVED_NAME))
+    """The names of the namespaces in use, without the default one and the library's own."""
+    return sorted(name for name in names_by_prefix(txn).values() if name and not name.startswith(RESERVED_NAME))
 
 
 def expires_at(ttl: float | timedelta | None, now: int) -> int | None:

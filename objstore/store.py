@@ -17,12 +17,17 @@ from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 from objstore import identity
 from objstore.checking import CheckReport, check_engine, require_whole
-from objstore.codecs.pickling import Pickle
+from objstore.codecs.base import Codec
+from objstore.codecs.compression import Compression, compression_of
+from objstore.codecs.keyring import KeyOption, is_secret, keys_of
+from objstore.codecs.sealing import sealing_of
+from objstore.codecs.table import codec_of
 from objstore.engines import connect, path_of
 from objstore.engines.base import IDENTITY_KEY, Activity, Engine, Held, Progress, Reader, Stored, Writer
 from objstore.errors import ReadOnlyStore, StoreClosed, UnsupportedOperation
 from objstore.mapping import DEFAULT, TTL, Writable, pairs
 from objstore.record import LARGE, PLAIN
+from objstore.rekeying import RekeyReport, rekey
 from objstore.space import (
     INITIAL_STATE,
     NO_BOOKS,
@@ -63,6 +68,12 @@ class Stats(NamedTuple):
     durability: str
     id: str
     """What names this store and no other."""
+    codec: str
+    """The name of its codec; a namespace may have another."""
+    sealing: str | None
+    """"signed", "encrypted", or None."""
+    key: str | None
+    """The id of the key with which it is sealed: of the newest one when it was made, or last rekeyed."""
     created: str
     """When it was made, ISO 8601, UTC."""
     format: int
@@ -73,7 +84,15 @@ class Store(Writable[K, V]):
 
     `location`: a path, or a URL: `lmdb:///absolute/path`, `memory://` (new each time), `memory://name`.
     `flag`: "r" read, "w" must exist, "c" create if missing, "n" always new and empty.
-    `codec`: how values become bytes; "pickle", or None for what is recorded.
+    `codec`: how values become bytes: "pickle", which runs code that is stored; "msgpack", "json" and "bytes", which do
+    not; one of these with options (`Pickle`, `Msgpack`, `Json`), or your own (see `Codec`). None for what is recorded,
+    which is "pickle" in a new store. Name a codec that runs no code where others could write the store.
+    `compression`: "zstd", "lz4", "zlib" or a `Compression`, for what this handle writes, where it makes it smaller.
+    `signing_key`, `encryption_key`: at least 32 secret random bytes, the name of an environment variable that holds
+    them in hexadecimal digits, or a list of such, newest first. A store that was made with one takes only records that
+    were sealed with it, for their key, namespace and store. None is what OBJSTORE_SIGNING_KEY and
+    OBJSTORE_ENCRYPTION_KEY say; False is none. Without its key, a sealed store can be listed, checked and backed up,
+    and no value read or written.
     `durability`: "full", "relaxed" or "process", for all who have the store open; None for what is
     recorded, which is "full" in a new store.
     `map_size`: bytes the store may grow to; None reserves what the file system could ever hold.
@@ -87,7 +106,8 @@ class Store(Writable[K, V]):
     `clock`: seconds since 1970, for expiry.
 
     Raises StoreNotFound, StoreDenied, StoreCorrupt, StoreSuspect, StoreLocked; StoreError where the store
-    is of another kind, codec or format; ValueError and TypeError for arguments that make no sense.
+    is of another kind, codec or format; BadSignature where it is not sealed with a key that was given; ValueError and
+    TypeError for arguments that make no sense; ModuleNotFoundError for an option whose package is not installed.
     """
 
     _kind: ClassVar[str] = "Store"
@@ -97,7 +117,10 @@ class Store(Writable[K, V]):
         location: str | os.PathLike[str],
         flag: str = "c",
         *,
-        codec: str | None = None,
+        codec: Codec | str | None = None,
+        compression: Compression | str | None = None,
+        signing_key: KeyOption = None,
+        encryption_key: KeyOption = None,
         durability: str | None = None,
         map_size: int | None = None,
         max_readers: int = 1024,
@@ -107,8 +130,9 @@ class Store(Writable[K, V]):
         readahead: bool = True,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        if codec not in (None, Pickle.name):
-            raise ValueError(f"no codec is called {codec!r}; there is 'pickle'")
+        given = None if codec is None else codec_of(codec)
+        smaller = compression_of(compression)
+        keys = keys_of(signing_key, encryption_key)
         if permissions not in ("private", "umask"):
             raise ValueError(f"permissions is 'private' or 'umask', not {permissions!r}")
         if map_size is not None and not (isinstance(map_size, int) and 1 << 16 <= map_size <= 1 << 46):
@@ -123,13 +147,25 @@ class Store(Writable[K, V]):
             "network": network,
             "readahead": readahead,
         }
-        new = identity.new(self._kind, codec or Pickle.name)
-        check = partial(identity.check, kind=self._kind, codec=codec)
-        initial = {IDENTITY_KEY: identity.pack(new), **INITIAL_STATE}
+        new = identity.new(self._kind, "pickle" if given is None else given.name, keys)
+        check = partial(identity.check, kind=self._kind, codec=given, keys=keys)
+        initial = {IDENTITY_KEY: identity.pack(new, keys), **INITIAL_STATE}
         engine = connect(location, flag, initial, durability, check, self, **options)
         self._identity = identity.unpack(engine.get(IDENTITY_KEY), engine.location)
+        self._keys = keys
+        space = Space(
+            "",
+            given or codec_of(self._identity.codec),
+            clock,
+            compression=smaller,
+            sealing=sealing_of(self._identity.sealing, keys, self._identity.id),
+        )
         # For pickles: what is of the handle.  Durability is of the store, and may have changed on the way.
-        self._arguments = {
+        self._arguments: dict[str, Any] = {
+            "codec": given,
+            "compression": smaller,
+            "signing_key": signing_key,
+            "encryption_key": encryption_key,
             "map_size": map_size,
             "max_readers": max_readers,
             "permissions": permissions,
@@ -138,7 +174,7 @@ class Store(Writable[K, V]):
             "readahead": readahead,
             "clock": clock,
         }
-        self._attach(engine, Space("", Pickle(), clock), read_only=flag == "r")
+        self._attach(engine, space, read_only=flag == "r")
 
     def _attach(self, engine: Engine, space: Space, read_only: bool) -> None:
         """Become a handle of an engine, which was retained for it."""
@@ -203,8 +239,14 @@ class Store(Writable[K, V]):
             raise StoreClosed(f"{self!r} cannot be pickled; open it again, or pickle its path")
         if self._engine.name == "memory":
             raise TypeError(f"{self!r} cannot be pickled: it lives in this process; use a path to share a store")
+        if any(is_secret(self._arguments[option]) for option in ("signing_key", "encryption_key")):
+            raise TypeError(
+                f"{self!r} cannot be pickled, because its key would be: give the name of an environment variable that "
+                f"holds the key, here and where it arrives"
+            )
         flag = "r" if self._read_only else "w"
-        return _reopen, (type(self), self.location, flag, self._arguments, self._space.name)
+        codec = self._space.codec if self._space.name else None
+        return _reopen, (type(self), self.location, flag, self._arguments, self._space.name, codec)
 
     def supports(self, operation: str) -> bool:
         """Whether the engine can do this: "ordered", "batches", "transaction", "snapshot", "view"."""
@@ -220,7 +262,13 @@ class Store(Writable[K, V]):
         return reader
 
     def _unusual(self, key: K, tree_key: bytes, found: Stored | None) -> Any:
-        if isinstance(found, bytes) and len(found) >= LARGE and found[0] != PLAIN and self.supports("view"):
+        if (
+            isinstance(found, bytes)
+            and len(found) >= LARGE
+            and found[0] != PLAIN
+            and self._space.seal is None
+            and self.supports("view")
+        ):
             # Large buffers: the next record is likely to have some, too.
             self._find = partial(_find_large, weakref.ref(self), self._engine)  # type: ignore[method-assign]
         return super()._unusual(key, tree_key, found)
@@ -325,17 +373,21 @@ class Store(Writable[K, V]):
 
     # Namespaces
 
-    def namespace(self, name: str, *, codec: str | None = None) -> Store[Any, Any]:
+    def namespace(self, name: str, *, codec: Codec | str | None = None) -> Store[Any, Any]:
         """A mapping of its own in the same store, with its own keys; it comes into being with its first item.
 
-        Raises ValueError for a name that is empty, too long, or reserved.
+        `codec` is how its values become bytes; None for what is recorded of it, or else the codec of the store. One
+        that is another than the store's is recorded at once.
+
+        Raises ValueError for a name that is empty, too long, or reserved; StoreError where its codec is another one, or
+        one that is not taken on trust: it runs code, and the store's does not, or it is somebody's own.
         """
-        if codec not in (None, Pickle.name):
-            raise ValueError(f"no codec is called {codec!r}; there is 'pickle'")
-        space = self._space.sibling(check_name(name))
-        space.check_hash(self._reader())
+        space = self._space.sibling(name, self._reader(), codec)
+        if space.has_own_codec and not self._read_only:
+            self._apply(space.declare)
         store = object.__new__(type(self))
         store._identity = self._identity
+        store._keys = self._keys
         store._arguments = self._arguments
         self._engine.retain(store)
         store._attach(self._engine, space, self._read_only)
@@ -356,10 +408,11 @@ class Store(Writable[K, V]):
     def check(self, *, progress: Progress | None = None) -> CheckReport:
         """Check the last committed state: the structure of the file, every record, and the counts and indexes.
 
-        A process of its own does that, while everybody reads and writes on.  Nothing is decoded.  `progress(done,
+        A process of its own does that, while everybody reads and writes on.  Nothing is decoded; where the store is
+        sealed, and this handle has a key, every seal is verified.  `progress(done,
         total)` is called with pages.  For stores that cannot be opened there is `objstore.check`.
         """
-        return check_engine(self._engine, progress)
+        return check_engine(self._engine, progress, self._keys)
 
     def backup(self, path: str | os.PathLike[str], *, progress: Progress | None = None) -> None:
         """Write the last committed state into a new directory, while everybody reads and writes on.
@@ -386,6 +439,19 @@ class Store(Writable[K, V]):
         self._require("compact", "memory is given back by itself")
         self._compact(require_whole, progress)
 
+    def rekey(self, *, progress: Progress | None = None) -> RekeyReport:
+        """Seal every record of a sealed store with the newest of its keys, in all namespaces, while others go on.
+
+        Open the store with the new key first and the older ones behind it, here and in every other process; then
+        rekey; then forget the older ones, if the report says that none is `needed`. It works in batches, and what was
+        interrupted is begun again where it was. `progress(done, total)` is called with records.
+
+        Raises StoreError where the store is not sealed, or this handle has no key.
+        """
+        report = rekey(self._engine, self._apply, self._identity, self._keys, progress)
+        self._identity = identity.unpack(self._engine.get(IDENTITY_KEY), self.location)
+        return report
+
     def sync(self) -> None:
         """Force to the disk what was committed: of use where durability is not "full"."""
         self._engine.sync()
@@ -405,6 +471,9 @@ class Store(Writable[K, V]):
             held=self._engine.held(),
             durability=self._engine.durability,
             id=self._identity.id,
+            codec=self._identity.codec,
+            sealing=self._identity.sealing,
+            key=self._identity.key,
             created=self._identity.created,
             format=self._identity.format,
         )
@@ -442,7 +511,7 @@ class _Closed:
 
 
 def _reopen(
-    kind: type[Store[Any, Any]], location: str, flag: str, arguments: dict[str, Any], name: str
+    kind: type[Store[Any, Any]], location: str, flag: str, arguments: dict[str, Any], name: str, codec: Codec | None
 ) -> Store[Any, Any]:
     store = kind(location, flag, **arguments)
-    return store.namespace(name) if name else store
+    return store.namespace(name, codec=codec) if name else store

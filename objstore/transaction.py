@@ -11,10 +11,11 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from objstore.codecs.base import Codec
 from objstore.engines.base import Engine, Reader, Stored, Writer, process
 from objstore.errors import StoreClosed, TransactionError
 from objstore.mapping import Readable, Writable
-from objstore.space import Space, check_name
+from objstore.space import Space
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -48,11 +49,10 @@ class Snapshot(Readable[K, V]):
         """End the snapshot; again does no harm."""
         self._state = None
 
-    def namespace(self, name: str) -> Snapshot[Any, Any]:
-        """Another namespace at the same point in time; it is closed by itself."""
-        space = self._space.sibling(check_name(name))
-        space.check_hash(self._reader())
-        return Snapshot(space, self._reader())
+    def namespace(self, name: str, *, codec: Codec | str | None = None) -> Snapshot[Any, Any]:
+        """Another namespace at the same point in time; it is closed by itself.  `codec` as in `Store.namespace`."""
+        reader = self._reader()
+        return Snapshot(self._space.sibling(name, reader, codec), reader)
 
     def _reader(self, views: bool = True) -> Reader:
         if self._state is None:
@@ -169,10 +169,12 @@ class Transaction(Writable[K, V]):
         unit = Unit(lambda: self._unit.writer().savepoint(), self._unit.engine, self._unit)
         return Transaction(self._space, unit, self._default_ttl)
 
-    def namespace(self, name: str) -> Transaction[Any, Any]:
-        """Another namespace in the same transaction; not to be entered by itself."""
-        space = self._space.sibling(check_name(name))
-        space.check_hash(self._reader())
+    def namespace(self, name: str, *, codec: Codec | str | None = None) -> Transaction[Any, Any]:
+        """Another namespace in the same transaction; not to be entered by itself.  `codec` as in `Store.namespace`."""
+        writer = self._unit.writer()
+        space = self._space.sibling(name, writer, codec)
+        if space.has_own_codec:
+            space.declare(writer)
         return Transaction(space, self._unit, self._default_ttl)
 
     def _reader(self, views: bool = False) -> Reader:
