@@ -13,7 +13,8 @@ The numbers of the methods are stored on disk: DO NOT CHANGE THEM.
 Who expands does not trust what he is given.  A few bytes can claim to be a gigabyte, so the sizes are
 held against the bound and against what the method can make of so few bytes before anything is done;
 then nothing is made beyond a size, and memory is filled only as the data make it true.  A window larger
-than the content, a second frame, or bytes behind the end were not written here, and are refused.
+than the content, a second frame, or bytes behind the end were not written here, and are refused.  Whether
+the bytes are the ones that were written is for the digest of the record to say, before this is asked.
 
 The default levels are the fastest ones: this is for a store.  Of a part of half a megabyte and more, four
 small pieces are tried first: noise costs ten to a hundred times less then.
