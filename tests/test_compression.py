@@ -407,6 +407,11 @@ class TestFramesOfZstdThatNobodyWroteHere:
     def test_one_whose_blocks_have_another_size(self, blocks):
         self.refusal(zstd_frame(self.size, blocks, 13))
 
+    def test_one_that_has_more_and_does_not_end(self):
+        data = bytearray(zstd_frame(MIB - 1, [RUN] * 8, window_log=17))
+        data[-4] &= ~1  # the mark of the last block
+        self.refusal(bytes(data), MIB - 1)
+
     def test_two_frames(self):
         first, second = zstd_frame(4_000, self.whole[:1], 10), zstd_frame(6_000, self.whole[1:], 10)
         for says in (4_000, 6_000, 10_000):
