@@ -27,7 +27,7 @@ from __future__ import annotations
 import threading
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -99,8 +99,8 @@ class Compression:
         how.library()
 
     def __repr__(self) -> str:
-        defaults = {"level": None, "threshold": 512, "max_size": MAX_SIZE}
-        said = (f", {name}={getattr(self, name)}" for name, usual in defaults.items() if getattr(self, name) != usual)
+        _, *options = ((option, getattr(self, option.name)) for option in fields(self))
+        said = (f", {option.name}={value}" for option, value in options if value != option.default)
         return f"Compression({self.method!r}{''.join(said)})"
 
     @property
