@@ -13,7 +13,8 @@ The numbers of the methods are stored on disk: DO NOT CHANGE THEM.
 Who expands does not trust what he is given.  A few bytes can claim to be a gigabyte, so the sizes are
 held against the bound and against what the method can make of so few bytes before anything is done;
 then nothing is made beyond a size, and memory is filled only as the data make it true.  A window larger
-than the content, a second frame, or bytes behind the end were not written here, and are refused.
+than the content, a second frame, or bytes behind the end were not written here, and are refused.  Whether
+the bytes are the ones that were written is for the digest of the record to say, before this is asked.
 
 The default levels are the fastest ones: this is for a store.  Of a part of half a megabyte and more, four
 small pieces are tried first: noise costs ten to a hundred times less then.
@@ -26,7 +27,7 @@ from __future__ import annotations
 import threading
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -98,8 +99,8 @@ class Compression:
         how.library()
 
     def __repr__(self) -> str:
-        defaults = {"level": None, "threshold": 512, "max_size": MAX_SIZE}
-        said = (f", {name}={getattr(self, name)}" for name, usual in defaults.items() if getattr(self, name) != usual)
+        _, *options = ((option, getattr(self, option.name)) for option in fields(self))
+        said = (f", {option.name}={value}" for option, value in options if value != option.default)
         return f"Compression({self.method!r}{''.join(said)})"
 
     @property
