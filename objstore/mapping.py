@@ -90,7 +90,7 @@ class Readable(Mapping[K, V]):
 
     def _unusual(self, key: K, tree_key: bytes, found: Stored | None) -> Any:
         """The value in a record that is not small and plain, or is none."""
-        return self._space.value(key, tree_key, found)
+        return self._space.unusual_value(key, tree_key, found)
 
     def get(self, key: K, default: Any = None) -> Any:
         """The value of `key`, or `default`."""

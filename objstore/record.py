@@ -129,7 +129,7 @@ class Seal(Protocol):
     def close(self, tree_key: bytes, header: bytes, inside: Sequence[Bytes]) -> Sequence[Bytes]:
         """What follows the header, which ends with the drawn field, in the head of a record."""
 
-    def open(self, tree_key: bytes, head: memoryview, inside_at: int) -> memoryview:
+    def open(self, tree_key: bytes, head: bytes | memoryview, inside_at: int) -> bytes | memoryview:
         """What is inside a head, whose header ends at `inside_at` with the field of a seal.  Raises `Forged`."""
 
     def miss(self) -> Forged:
@@ -451,12 +451,13 @@ def unpack(
     if seal is not None:
         if not header.seal:
             raise seal.miss()
-        return header, *_inside(seal.open(tree_key, view[:head_size], header.payload_at))
+        return header, *_inside(memoryview(seal.open(tree_key, view[:head_size], header.payload_at)))
     lengths = [length for length, _ in header.frames]
     starts = _frame_starts(head_size, lengths)
     frames = [view[start : start + length] for start, length in zip(starts, lengths, strict=True)]
     for frame, (length, expected) in zip(frames, header.frames, strict=True):
-        if len(frame) != length or (verify_frames and digest(frame, seed) != expected):
+        # What is compressed will be copied anyway, and a flipped bit in it may look like another buffer.
+        if len(frame) != length or ((verify_frames or header.compressed) and digest(frame, seed) != expected):
             raise Damaged("a buffer of it does not fit its digest")
     return header, view[header.payload_at : head_size], frames
 
@@ -467,16 +468,17 @@ def unpack_usual(tree_key: bytes, record: bytes, codec: int, seal: Seal) -> memo
     What `unpack` finds, most of the time; the seal is verified, and so the digest need not be.
     """
     head_size = len(record) - DIGEST_BYTES
-    if head_size < _LEAST_SEALED or record[: _fixed.size] != _fixed.pack(VERSION, SEALED, codec, 0, head_size):
+    if head_size < _LEAST_SEALED or record[:8] != _fixed.pack(VERSION, SEALED, codec, 0, head_size):
         return None
-    at = _fixed.size + _SEAL_BYTES.get(record[_fixed.size], head_size)
+    at = _fixed.size + _SEAL_BYTES.get(record[8], head_size)
     if at > head_size:
         return None
+    head = record if head_size < LARGE else memoryview(record)
     try:
-        inside = seal.open(tree_key, memoryview(record)[:head_size], at)
+        inside = seal.open(tree_key, head[:head_size], at)
     except Forged:  # or damaged: what it is, `unpack` says
         return None
-    return inside[_count.size :] if inside[: _count.size] == _NO_FRAMES else None
+    return memoryview(inside)[2:] if inside[:2] == _NO_FRAMES else None
 
 
 def _inside(inside: memoryview) -> tuple[memoryview, list[memoryview]]:

@@ -40,7 +40,7 @@ from typing import Any, NamedTuple
 
 from objstore import keys, record
 from objstore.codecs.base import Codec
-from objstore.codecs.compression import MAX_SIZE, Compression, Unexpandable, expand
+from objstore.codecs.compression import MAX_SIZE, Compression, TooLarge, Unexpandable, expand
 from objstore.codecs.pickling import Pickle
 from objstore.codecs.sealing import forbidding
 from objstore.codecs.table import CODECS, codec_of, name_of
@@ -134,7 +134,7 @@ class Space:
     ) -> None:
         self.name = name
         self.codec = codec
-        self._encode = codec.encode
+        self._encode, self._decode = codec.encode, codec.decode
         self.clock = clock
         self.prefix = prefix_of(name)
         self.start = self.prefix or USER
@@ -353,16 +353,21 @@ class Space:
                 return loads(found)  # noqa: S301  (verified; it stops before the digest)
             except Exception as exc:  # whatever the objects raise while they are built
                 raise self.undecodable(key, exc) from exc
-        return self._unpacked_value(key, tree_key, found, now)
+        return self.unusual_value(key, tree_key, found, now)
 
-    def _unpacked_value(self, key: Any, tree_key: bytes, found: Stored | None, now: int | None) -> Any:
+    def unusual_value(self, key: Any, tree_key: bytes, found: Stored | None, now: int | None = None) -> Any:
+        """The same of a record that is not small, plain and sound."""
         if found is None:
             raise KeyError(key)
         if self.seal is not None:
-            found = bytes(found)  # nobody changes it between the look at its seal and its use
-            inside = record.unpack_usual(tree_key, found, self.codec.number, self.seal)
-            if inside is not None:
-                return self._decoded(key, inside, ())
+            if not isinstance(found, bytes):  # others could change it between the look at its seal and its use
+                found = bytes(found)
+            payload = record.unpack_usual(tree_key, found, self.codec.number, self.seal)
+            if payload is not None:
+                try:
+                    return self._decode(payload, ())
+                except Exception as exc:  # whatever the objects raise while they are built
+                    raise self.undecodable(key, exc) from exc
         header, payload, frames = self._unpack(key, tree_key, found, self._verifies or isinstance(found, bytes))
         if header.expires_at is not None and header.expires_at <= (self.now() if now is None else now):
             raise KeyError(key)
@@ -399,16 +404,16 @@ class Space:
         bound = MAX_SIZE if self._compression is None else self._compression.max_size
         try:
             return expand(*compressed, payload, frames, bound)
+        except (TooLarge, ModuleNotFoundError) as exc:
+            raise DecodeError(f"the value of key {keys.show(key)} is compressed: {exc}", key) from exc
         except Unexpandable as exc:
             raise self._corrupt(key, exc) from exc
-        except ModuleNotFoundError as exc:
-            raise DecodeError(f"the value of key {keys.show(key)} is compressed: {exc}", key) from exc
 
     def _decoded(self, key: Any, payload: memoryview, frames: Sequence[memoryview | bytearray]) -> Any:
         if not self._views:
             frames = [frame if isinstance(frame, bytearray) else bytearray(frame) for frame in frames]
         try:
-            return self.codec.decode(payload, frames)
+            return self._decode(payload, frames)
         except Exception as exc:  # whatever the objects raise while they are built
             raise self.undecodable(key, exc) from exc
 
@@ -464,7 +469,7 @@ class Space:
                     raise self.undecodable(key, exc) from exc
             else:
                 try:
-                    value = self._unpacked_value(key, tree_key, stored, now)
+                    value = self.unusual_value(key, tree_key, stored, now)
                 except KeyError:  # expired
                     continue
             yield key, value

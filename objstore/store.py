@@ -271,7 +271,7 @@ class Store(Writable[K, V]):
         ):
             # Large buffers: the next record is likely to have some, too.
             self._find = partial(_find_large, weakref.ref(self), self._engine)  # type: ignore[method-assign]
-        return super()._unusual(key, tree_key, found)
+        return self._space.unusual_value(key, tree_key, found)
 
     def __setitem__(self, key: K, value: V) -> None:
         if not self._keeps_no_books:

@@ -53,41 +53,35 @@ class _Sealing:
     """What both kinds share: whose keys these are, and which of them a record names."""
 
     kind: int
-    _field_bytes: int
 
     def __init__(self, ring: KeyRing, store_id: str, namespace: str) -> None:
         self.newest = ring.newest
-        self._ring = dict.fromkeys(ring)
         parts = (b"objstore", bytes((self.kind,)), store_id.encode(), namespace.encode("utf-8", "surrogatepass"))
         self._context = b"".join(_length.pack(len(part)) + part for part in parts)
-        self._field = bytes((self.kind,)) + ring.newest
+        self._kind = bytes((self.kind,))
+        self._field = self._kind + ring.newest
 
     def miss(self) -> Forged:
         return Forged("it is not sealed, and this store takes sealed records only")
 
-    def _key_id(self, head: memoryview, inside_at: int) -> bytes:
-        """Which key a record says that it is sealed with: one of the ring."""
-        at = inside_at - self._field_bytes
-        key_id = bytes(head[at + 1 : at + 1 + KEY_ID_BYTES])
-        if head[at] != self.kind:
-            raise Forged("it is sealed in another way than this store has it")
-        if key_id not in self._ring:
-            raise Forged(f"it is sealed with key {key_id.hex()}, which is none of those given")
-        return key_id
+    def _stranger(self, named: bytes) -> Forged:
+        """What is wrong with a record whose kind and key, in the field of its seal, are none of these."""
+        if named[0] != self.kind:
+            return Forged("it is sealed in another way than this store has it")
+        return Forged(f"it is sealed with key {named[1:].hex()}, which is none of those given")
 
 
 class Signing(_Sealing):
     """Signs the records of one namespace, which stay readable for everybody."""
 
     kind = SIGNED
-    _field_bytes = 1 + KEY_ID_BYTES
 
     def __init__(self, ring: KeyRing, store_id: str, namespace: str) -> None:
         super().__init__(ring, store_id, namespace)
         short, long = ring.subkeys(b"objstore sign"), ring.subkeys(b"objstore sign 2")
-        # The state of each code after the context, to go on from.
+        # By kind and id, as a record names them: the states of both codes after the context, to go on from.
         self._codes: dict[bytes, tuple[Any, Any]] = {
-            key_id: (
+            self._kind + key_id: (
                 blake2b(self._context, key=short[key_id], digest_size=MAC_BYTES),
                 new_hmac(long[key_id], self._context, "sha256"),
             )
@@ -103,35 +97,37 @@ class Signing(_Sealing):
     def close(self, tree_key: bytes, header: bytes, inside: Sequence[Bytes]) -> Sequence[Bytes]:
         # Joined first: what is signed is what will be stored, whoever changes a buffer meanwhile.
         joined = b"".join(inside)
-        return joined, self._sign(self._codes[self.newest], tree_key, len(header) + len(joined), header, joined)
+        size = len(header) + len(joined)
+        code = self._codes[self._field][size >= LONG_HEAD].copy()
+        code.update(_lengths.pack(len(tree_key), size) + tree_key + header)
+        code.update(joined)
+        return joined, code.digest()
 
-    def open(self, tree_key: bytes, head: memoryview, inside_at: int) -> memoryview:
-        codes = self._codes[self._key_id(head, inside_at)]
+    def open(self, tree_key: bytes, head: bytes | memoryview, inside_at: int) -> bytes | memoryview:
+        named = bytes(head[inside_at - 1 - KEY_ID_BYTES : inside_at])
+        codes = self._codes.get(named)
+        if codes is None:
+            raise self._stranger(named)
         signed = head[:-MAC_BYTES]
-        if not compare_digest(self._sign(codes, tree_key, len(signed), signed), head[-MAC_BYTES:]):
-            raise Forged(_FORGED)
-        return signed[inside_at:]
-
-    def _sign(self, codes: tuple[Any, Any], tree_key: bytes, size: int, *parts: Bytes) -> bytes:
+        size = len(signed)
         code = codes[size >= LONG_HEAD].copy()
         code.update(_lengths.pack(len(tree_key), size) + tree_key)
-        for part in parts:
-            code.update(part)
-        return code.digest()  # type: ignore[no-any-return]
+        code.update(signed)
+        if not compare_digest(code.digest(), head[-MAC_BYTES:]):
+            raise Forged(_FORGED)
+        return signed[inside_at:]
 
 
 class Encryption(_Sealing):
     """Encrypts the values of one namespace.  Keys, tags, expiry and sizes stay readable."""
 
     kind = ENCRYPTED
-    _field_bytes = 1 + KEY_ID_BYTES + SALT_BYTES
 
     def __init__(self, ring: KeyRing, store_id: str, namespace: str) -> None:
         super().__init__(ring, store_id, namespace)
         self._cipher, self._invalid_tag = _aes_gcm()
-        self._derivations = {
-            key_id: blake2b(key=subkey, digest_size=32) for key_id, subkey in ring.subkeys(b"objstore encrypt").items()
-        }
+        subkeys = ring.subkeys(b"objstore encrypt")
+        self._derivations = {self._kind + key_id: blake2b(key=subkeys[key_id], digest_size=32) for key_id in ring}
 
     def draw(self) -> bytes:
         return self._field + os.urandom(SALT_BYTES)
@@ -141,15 +137,20 @@ class Encryption(_Sealing):
 
     def close(self, tree_key: bytes, header: bytes, inside: Sequence[Bytes]) -> Sequence[Bytes]:
         joined = memoryview(b"".join(inside))
-        cipher = self._cipher_of(self.newest, header[-SALT_BYTES:])
+        cipher = self._cipher_of(self._derivations[self._field], header[-SALT_BYTES:])
         covered = self._covered(tree_key, header)
         return [
             cipher.encrypt(_nonce(number), joined[start : start + PIECE_BYTES], covered)
             for number, start in enumerate(range(0, len(joined), PIECE_BYTES))
         ]
 
-    def open(self, tree_key: bytes, head: memoryview, inside_at: int) -> memoryview:
-        cipher = self._cipher_of(self._key_id(head, inside_at), head[inside_at - SALT_BYTES : inside_at])
+    def open(self, tree_key: bytes, head: bytes | memoryview, inside_at: int) -> bytes | memoryview:
+        salt_at = inside_at - SALT_BYTES
+        named = bytes(head[salt_at - 1 - KEY_ID_BYTES : salt_at])
+        derivation = self._derivations.get(named)
+        if derivation is None:
+            raise self._stranger(named)
+        cipher = self._cipher_of(derivation, head[salt_at:inside_at])
         covered = self._covered(tree_key, head[:inside_at])
         step = PIECE_BYTES + TAG_BYTES
         try:
@@ -161,10 +162,10 @@ class Encryption(_Sealing):
             raise Forged(_FORGED) from None
         if not pieces:  # nothing was verified
             raise Forged(_FORGED)
-        return memoryview(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def _cipher_of(self, key_id: bytes, salt: Bytes) -> Any:
-        derivation = self._derivations[key_id].copy()
+    def _cipher_of(self, derivation: Any, salt: Bytes) -> Any:
+        derivation = derivation.copy()
         derivation.update(salt)
         return self._cipher(derivation.digest())
 
@@ -234,7 +235,7 @@ class Locked:
     def close(self, _tree_key: bytes, _header: bytes, _inside: Sequence[Bytes]) -> Sequence[Bytes]:
         raise self.miss()
 
-    def open(self, _tree_key: bytes, _head: memoryview, _inside_at: int) -> memoryview:
+    def open(self, _tree_key: bytes, _head: bytes | memoryview, _inside_at: int) -> bytes | memoryview:
         raise self.miss()
 
     def miss(self) -> Forged:
