@@ -6,6 +6,12 @@ The public names and nothing else; `import objstore` loads no optional dependenc
 from objstore.audit import Damage as Damage
 from objstore.checking import CheckReport as CheckReport
 from objstore.checking import check as check
+from objstore.codecs.base import Codec as Codec
+from objstore.codecs.compression import Compression as Compression
+from objstore.codecs.pickling import Pickle as Pickle
+from objstore.codecs.raw import Bytes as Bytes
+from objstore.codecs.structured import Json as Json
+from objstore.codecs.structured import Msgpack as Msgpack
 from objstore.engines.base import Activity as Activity
 from objstore.engines.base import Held as Held
 from objstore.errors import BadSignature as BadSignature
@@ -30,6 +36,7 @@ from objstore.errors import TransactionError as TransactionError
 from objstore.errors import UnsupportedOperation as UnsupportedOperation
 from objstore.keys import LostKey as LostKey
 from objstore.mapping import DEFAULT as DEFAULT
+from objstore.rekeying import RekeyReport as RekeyReport
 from objstore.salvaging import SalvageReport as SalvageReport
 from objstore.salvaging import salvage as salvage
 from objstore.store import Stats as Stats

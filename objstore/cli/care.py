@@ -1,4 +1,4 @@
-"""The commands that look after a store: check, backup, compact, salvage.
+"""The commands that look after a store: check, backup, compact, salvage, rekey.
 
 Exit codes: 0 all is well, 1 something is not, 2 the command line made no sense.  How far they are is drawn on standard
 error where that is a terminal.
@@ -36,6 +36,10 @@ def check(store: str, accept: bool) -> None:
     _print(map(_damaged, report.damaged))
     if report.suspect:
         click.echo("suspect: the machine went down while it had unsynced writes; --accept takes it as it is")
+    if report.unverified:
+        click.echo(
+            f"{report.unverified:,} seals not verified: OBJSTORE_SIGNING_KEY or OBJSTORE_ENCRYPTION_KEY has no key"
+        )
     click.echo(f"{report.entries:,} records, {'all is well' if report.ok else 'something is wrong'}")
     raise SystemExit(not report.ok)
 
@@ -72,6 +76,28 @@ def salvage(source: str, target: str) -> None:
     strays = f", {report.strays:,} of them from outside the damaged tree, maybe old" if report.strays else ""
     click.echo(f"{report.entries:,} records salvaged{strays}; {len(report.lost):,} lost")
     raise SystemExit(bool(report.lost or report.problems))
+
+
+@click.command()
+@click.argument("store", metavar="STORE")
+def rekey(store: str) -> None:
+    """Seal every record of STORE with the newest of its keys, while others use it.
+
+    The keys, newest first and with commas between them, are those in the environment variable OBJSTORE_SIGNING_KEY or
+    OBJSTORE_ENCRYPTION_KEY.  What was interrupted is begun again where it was.
+    """
+    with _refusals(), _progress("rekeying") as progress, Store[Any, Any](store, "w") as opened:
+        report = opened.rekey(progress=progress)
+        key = opened.stats().key
+    _print(map(_damaged, report.refused))
+    for needed in report.needed:
+        click.echo(
+            f"key {needed} is still needed: somebody writes with it; rekey again when all have the new key first"
+        )
+    if not report.needed:
+        click.echo(f"no key but {key} is needed any more")
+    click.echo(f"{report.resealed:,} records sealed anew, {len(report.refused):,} refused")
+    raise SystemExit(bool(report.refused or report.needed))
 
 
 @contextmanager

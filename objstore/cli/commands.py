@@ -22,7 +22,7 @@ from rich.pretty import pretty_repr
 from rich.text import Text
 
 from objstore import DEFAULT, Activity, Entry, Store, StoreError, StoreNotFound, __version__
-from objstore.cli.care import backup, check, compact, salvage
+from objstore.cli.care import backup, check, compact, rekey, salvage
 from objstore.cli.demo import demo
 
 _store_argument = click.argument("store", metavar="STORE")
@@ -123,7 +123,7 @@ def info(store: str) -> None:
         figures = opened.stats()._asdict()
         del figures["held"]  # by this process, which is nothing
         reading, writing = figures.pop("reading"), figures.pop("writing")
-        rows |= {name: f"{value:,}" if isinstance(value, int) else value for name, value in figures.items()}
+        rows |= {name: f"{value:,}" if isinstance(value, int) else value or "none" for name, value in figures.items()}
         if writing is not None:
             rows["writing"] = _activity(writing)
         rows |= {f"reading {number}": _activity(activity) for number, activity in enumerate(reading, 1)}
@@ -133,7 +133,7 @@ def info(store: str) -> None:
             click.echo(f"{name:<{width}}  {value}")
 
 
-for _command in (check, backup, compact, salvage):
+for _command in (check, backup, compact, salvage, rekey):
     objstore.add_command(_command)
 
 
