@@ -5,6 +5,7 @@ Some distributions ship Python without its test package (Debian puts it into `li
 """
 
 import itertools
+from typing import ClassVar
 
 import pytest
 
@@ -30,8 +31,10 @@ class _OnEngine(mapping_tests.BasicTestMappingProtocol):
     def location(self):
         raise NotImplementedError
 
+    options: ClassVar[dict[str, object]] = {}
+
     def type2test(self, *arguments, **keywords):
-        store = Store(self.location())
+        store = Store(self.location(), **self.options)
         self.stores.append(store)
         store.update(*arguments, **keywords)
         return store
@@ -42,6 +45,14 @@ class TestOnMemory(_OnEngine):
 
     def location(self):
         return "memory://"
+
+
+class TestSigned(TestOnMemory):
+    options: ClassVar[dict[str, object]] = {"signing_key": bytes(range(32))}
+
+
+class TestEncryptedAndCompressed(TestOnMemory):
+    options: ClassVar[dict[str, object]] = {"encryption_key": bytes(range(32)), "compression": "zlib"}
 
 
 class TestOnDisk(_OnEngine):

@@ -21,7 +21,7 @@ import tempfile
 import uuid
 from contextlib import suppress
 from datetime import date, datetime, timezone
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 from uuid import UUID
 
 import pytest
@@ -37,7 +37,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from objstore import EncodeError, Store, TransactionError, keys
+from objstore import EncodeError, Pickle, Store, TransactionError, keys
 
 STEPS = int(os.environ.get("OBJSTORE_STEPS", "4000"))
 STEPS_A_PROGRAM = 50
@@ -504,8 +504,8 @@ class Server:
     def __init__(self):
         self.clock = Clock()
 
-    def open(self, location):
-        self.store = Store(location, clock=self.clock)
+    def open(self, location, options):
+        self.store = Store(location, clock=self.clock, **options)
 
     def close(self):
         self.store.close()
@@ -553,10 +553,21 @@ class Abort(Exception):
     pass
 
 
+# A store is a dictionary whatever becomes of its records.
+OPTIONS = [
+    {},
+    {"signing_key": bytes(range(32))},
+    {"encryption_key": bytes(range(32)), "compression": "zstd"},
+    {"compression": "zlib"},
+    {"codec": Pickle(allow=[Large])},
+]
+
+
 class Program(RuleBasedStateMachine):
     """The rules; a subclass says which engine."""
 
     steps = 0
+    options: ClassVar[dict[str, Any]] = {}
 
     def make_location(self):
         raise NotImplementedError
@@ -571,7 +582,7 @@ class Program(RuleBasedStateMachine):
         self.open()
 
     def open(self):
-        self.store = Store(self.location, clock=self.clock)
+        self.store = Store(self.location, clock=self.clock, **self.options)
         self.handles = {name: self.store.namespace(name) for name in NAMES if name}
         self.handles[""] = self.store
 
@@ -770,6 +781,12 @@ class MemoryProgram(Program):
     def make_location(self):
         return f"memory://{uuid.uuid4()}"
 
+    @initialize(options=st.sampled_from(OPTIONS))
+    def begin(self, options):
+        self.store.close()
+        self.options = options
+        self.open()
+
 
 class LmdbProgram(Program):
     survives = True
@@ -779,12 +796,13 @@ class LmdbProgram(Program):
         self.directory = tempfile.mkdtemp()
         return os.path.join(self.directory, "a.store")
 
-    @initialize(durability=st.sampled_from(["full", "relaxed", "process"]))
-    def begin(self, durability):
+    @initialize(durability=st.sampled_from(["full", "relaxed", "process"]), options=st.sampled_from(OPTIONS))
+    def begin(self, durability, options):
         self.store.close()
-        Store(self.location, durability=durability).close()
+        self.options = options
+        Store(self.location, "n", durability=durability, **options).close()
         self.open()
-        self.other.ask("open", self.clock.now, self.location)
+        self.other.ask("open", self.clock.now, self.location, options)
 
     def teardown(self):
         super().teardown()
