@@ -146,7 +146,7 @@ class Audit:
     def _take_namespace(self, tree_key: bytes, stored: bytes) -> None:
         try:
             count, name, _ = space.read_namespace(stored)
-        except (struct.error, UnicodeDecodeError):
+        except (struct.error, ValueError):
             name = ""
         prefix = space.prefix_of(name)
         if prefix[1:] == tree_key[1:]:

@@ -35,10 +35,10 @@ class CheckReport(NamedTuple):
     """The records that cannot be read any more, in the order of their keys."""
     problems: tuple[str, ...]
     """What else is wrong: with the structure of the file, or with the counts and indexes."""
-    unverified: int = 0
-    """Sealed records whose seals were not verified, because no key was given: they fit their digests, no more."""
     suspect: bool = False
     """Whether the machine went down with unsynced writes, and nobody has accepted the store since."""
+    unverified: int = 0
+    """Sealed records whose seals were not verified, because no key was given: they fit their digests, no more."""
 
     @property
     def ok(self) -> bool:
@@ -101,7 +101,7 @@ def require_whole(inspection: Inspection, progress: Progress | None) -> None:
 
 
 def _report(found: Audit) -> CheckReport:
-    return CheckReport(found.entries, tuple(found.damaged), tuple(found.problems), found.unverified)
+    return CheckReport(found.entries, tuple(found.damaged), tuple(found.problems), unverified=found.unverified)
 
 
 # The two ends of the pipe
@@ -160,7 +160,7 @@ def run(inspection: Inspection, progress: Progress | None, keys: Keys = NO_KEYS)
             0, (), (f"the process that checked it ended early: {_ending(program.returncode, complaint)}",)
         )
     damaged = (_damage(*each) for each in found["damaged"])
-    return CheckReport(found["entries"], tuple(damaged), tuple(found["problems"]), found["unverified"])
+    return CheckReport(found["entries"], tuple(damaged), tuple(found["problems"]), unverified=found["unverified"])
 
 
 def main() -> None:

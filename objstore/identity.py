@@ -23,7 +23,7 @@ from hmac import compare_digest
 from typing import NamedTuple
 
 from objstore.codecs.base import Codec
-from objstore.codecs.keyring import KeyRing, Keys
+from objstore.codecs.keyring import NO_KEYS, KeyRing, Keys
 from objstore.codecs.table import CODECS
 from objstore.engines.base import IDENTITY_KEY
 from objstore.errors import BadSignature, StoreCorrupt, StoreError
@@ -70,7 +70,7 @@ def _text(identity: Identity) -> bytes:
     return json.dumps(said, sort_keys=True).encode()
 
 
-def pack(identity: Identity, keys: Keys) -> bytes:
+def pack(identity: Identity, keys: Keys = NO_KEYS) -> bytes:
     """The bytes to keep in the tree under `engines.base.IDENTITY_KEY`, with a seal of the newest key where it has one.
 
     Without the keys, the seal stays as it is.

@@ -200,7 +200,7 @@ def _names(library: dict[bytes, bytes]) -> dict[bytes, tuple[str, str | None]]:
     """The names of namespaces and of their own codecs by their prefixes, as far as they are right."""
     names: dict[bytes, tuple[str, str | None]] = {b"": ("", None)}
     for stored in (stored for tree_key, stored in library.items() if tree_key[:1] == space.CATALOG):
-        with suppress(struct.error, UnicodeDecodeError):
+        with suppress(struct.error, ValueError):
             _, name, codec = space.read_namespace(stored)
             names[space.prefix_of(name)] = name, codec
     return names

@@ -759,16 +759,18 @@ def read_state(stored: bytes) -> tuple[int, int]:
 
 
 def read_namespace(stored: bytes) -> tuple[int, str, str | None]:
-    """Entries, name and own codec of a namespace, from the catalog.  Raises struct.error, UnicodeDecodeError."""
+    """Entries, name and own codec of a namespace, from the catalog.  Raises struct.error, ValueError."""
     (entries,) = _count.unpack_from(stored)
     name, mark, codec = stored[_count.size :].partition(_BEFORE_CODEC)
+    if not name or (mark and not codec):
+        raise ValueError("a part of it is empty")
     return entries, str(name, "utf-8", "surrogatepass"), str(codec, "utf-8") if mark else None
 
 
 def _namespace(stored: bytes) -> tuple[int, str, str | None]:
     try:
         return read_namespace(stored)
-    except (struct.error, UnicodeDecodeError) as exc:
+    except (struct.error, ValueError) as exc:
         raise StoreCorrupt("the name of a namespace is damaged; check the store, and salvage it") from exc
 
 

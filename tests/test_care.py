@@ -74,10 +74,10 @@ class TestCheck:
         fill(store)
         report = store.check()
         assert report.ok
-        assert report == (352, (), (), False)
+        assert report == (352, (), (), False, 0)
 
     def test_an_empty_store(self, store):
-        assert store.check() == (0, (), (), False)
+        assert store.check() == (0, (), (), False, 0)
 
     def test_a_damaged_record_is_named_by_its_key(self, store):
         fill(store)
@@ -160,7 +160,7 @@ class TestCheck:
 
             with_large = {f"large {number}": b"x" * 100_000 for number in range(60)}
             store.update(with_large)
-            assert store.check(progress=write_on) == (2060, (), (), False)
+            assert store.check(progress=write_on) == (2060, (), (), False, 0)
             assert seen
             assert seen == sorted(seen)
             assert all(done <= total for done, total in seen)
@@ -225,7 +225,7 @@ class TestCheckOfALocation:
     def test_it_is_not_open(self, path):
         with Store(path) as store:
             fill(store)
-        assert objstore.check(path) == (352, (), (), False)
+        assert objstore.check(path) == (352, (), (), False, 0)
         assert objstore.check(str(path)).ok
         assert objstore.check(f"lmdb://{path}").ok
         assert set(os.listdir(path)) == FILES
@@ -350,7 +350,7 @@ class TestASuspectStore:
             with pytest.raises(StoreSuspect, match="accept"):
                 Store(suspect, flag)
         report = objstore.check(suspect)
-        assert report == (352, (), (), True)
+        assert report == (352, (), (), True, 0)
         assert not report.ok
         with pytest.raises(StoreSuspect):
             Store(suspect)

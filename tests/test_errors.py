@@ -527,7 +527,11 @@ class TestArguments:
             ({"flag": None}, ValueError, "flag is 'r'"),
             ({"permissions": "public"}, ValueError, "permissions is 'private' or 'umask'"),
             ({"durability": "none"}, ValueError, "durability is one of"),
-            ({"codec": "json"}, ValueError, "there is 'pickle'"),
+            ({"codec": "yaml"}, ValueError, "no codec is called 'yaml'; there are 'pickle'"),
+            ({"codec": 5}, TypeError, "is neither the name of a codec"),
+            ({"compression": "rar"}, ValueError, "one of 'zlib', 'lz4' and 'zstd'|one of"),
+            ({"signing_key": b"short"}, ValueError, "at least 32 random bytes"),
+            ({"encryption_key": "NOT_THERE"}, ValueError, "no environment variable 'NOT_THERE'"),
             ({"map_size": -1}, ValueError, "map_size"),
             ({"map_size": 1 << 70}, ValueError, "map_size"),
             ({"map_size": "large"}, ValueError, "map_size"),
@@ -543,7 +547,7 @@ class TestArguments:
             Store(path, **options)
         assert not path.exists()
 
-    @pytest.mark.parametrize("options", [{"flag": "x"}, {"durability": "none"}, {"codec": "json"}])
+    @pytest.mark.parametrize("options", [{"flag": "x"}, {"durability": "none"}, {"codec": "yaml"}])
     def test_they_are_refused_in_memory_too(self, options):
         with pytest.raises(ValueError, match="is"):
             Store("memory://", **options)
@@ -649,8 +653,8 @@ class TestArguments:
             snapshot.namespace(name)
 
     def test_a_codec_of_a_namespace_that_is_none(self, store):
-        with pytest.raises(ValueError, match="there is 'pickle'"):
-            store.namespace("n", codec="json")
+        with pytest.raises(ValueError, match="no codec is called 'yaml'"):
+            store.namespace("n", codec="yaml")
 
 
 class TestIdentity:
@@ -666,7 +670,7 @@ class TestIdentity:
             ({"format": 2}, "has format 2 .* upgrade objstore"),
             ({"digest": "xxh5"}, "upgrade objstore"),
             ({"codec": "of the future"}, "codec 'of the future'.* upgrade objstore"),
-            ({"sealing": "signed"}, "upgrade objstore"),
+            ({"sealing": "with wax"}, "upgrade objstore"),
             ({"kind": "Cache"}, "is a Cache; open it with objstore.Cache"),
         ],
     )

@@ -265,8 +265,8 @@ class TestRefused:
         "head",
         [
             *(header_bytes(version=version) for version in (0, 2, 3, 0x7F, 0x81, 0xFF)),
-            *(header_bytes(flags=1 << bit) for bit in (4, 5, 6, 7)),
-            *(header_bytes(codec=codec) for codec in (0, 2, 255)),
+            *(header_bytes(flags=1 << bit) for bit in (6, 7)),
+            *(header_bytes(codec=codec) for codec in (0, 255)),
             header_bytes(zero=1),
         ],
         ids=bytes.hex,

@@ -20,6 +20,7 @@ from objstore.record import KEY_ID_BYTES
 
 MIN_KEY_BYTES = 32
 _SUBKEY_BYTES = 32
+_BYTES = (bytes, bytearray, memoryview)
 _LEAST_DISTINCT = 16  # of 32 random bytes, fewer are different once in 10**15 keys
 
 KeyOption = bytes | str | Sequence[bytes | str] | Literal[False] | None
@@ -92,7 +93,7 @@ def is_secret(option: KeyOption) -> bool:
 
 
 def _each(option: KeyOption) -> Sequence[bytes | str]:
-    return [option] if isinstance(option, (bytes, str)) else option or ()
+    return [bytes(option)] if isinstance(option, _BYTES) else [option] if isinstance(option, str) else option or ()
 
 
 def _ring(name: str, option: KeyOption, variable: str | None) -> KeyRing | None:
@@ -100,7 +101,7 @@ def _ring(name: str, option: KeyOption, variable: str | None) -> KeyRing | None:
         return None
     if option is None:
         return KeyRing(_read(variable)) if variable and variable in os.environ else None
-    if not isinstance(option, (bytes, str, Sequence)):
+    if not isinstance(option, (*_BYTES, Sequence)):
         raise TypeError(
             f"{name} is bytes, the name of an environment variable, or a list of these, not {type(option).__name__}"
         )
@@ -126,7 +127,7 @@ def _read(variable: str) -> list[bytes]:
 
 
 def _checked(key: bytes) -> bytes:
-    if not isinstance(key, (bytes, bytearray, memoryview)):
+    if not isinstance(key, _BYTES):
         raise TypeError(f"a key is bytes, or the name of an environment variable, not {type(key).__name__}")
     if len(key) < MIN_KEY_BYTES:
         raise ValueError(
