@@ -144,7 +144,7 @@ class Msgpack(_Structured):
             if plain is not None:
                 return plain
             if _is_model(type(value)):
-                return value.model_dump(by_alias=True, round_trip=True)
+                return value.model_dump(by_alias=True, round_trip=True, warnings=False)
             raise _unknown(value)
 
         return self._format.Encoder(enc_hook=hook)
@@ -300,7 +300,7 @@ def _json_hook(keep: Callable[[Any], Any]) -> Callable[[Any], Any]:
         if plain is not None:
             return plain
         if _is_model(type(value)):
-            return value.model_dump(mode="json", by_alias=True, round_trip=True, fallback=hook)
+            return value.model_dump(mode="json", by_alias=True, round_trip=True, warnings=False, fallback=hook)
         raise _unknown(value)
 
     return hook
