@@ -92,14 +92,6 @@ class TestRoundTrips:
         check(np.zeros(2, [("größe", "<f8"), ("x y", "<i4")]))
 
 
-class TestWhatLiesBetweenFields:
-    def test_is_not_written(self):
-        memory = np.full(160, 0x55, np.uint8).view(ALIGNED)
-        memory["a"] = 1
-        _, buffer = arrays.describe(memory[::2])
-        assert 0x55 not in np.frombuffer(buffer, np.uint8).reshape(-1, 16)[:, 1:8]
-
-
 class TestRefusals:
     @pytest.mark.parametrize(
         "array",

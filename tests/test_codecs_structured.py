@@ -38,6 +38,9 @@ PAYLOADS = int(os.environ.get("OBJSTORE_PAYLOADS", "1000"))
 
 FORMATS = pytest.mark.parametrize("kind", [Msgpack, Json])
 
+REFUSED = (ValueError, TypeError, msgspec.MsgspecError)
+"""What a payload that makes no sense raises; before msgspec 0.19, its errors were no ValueErrors."""
+
 ran = []
 
 
@@ -193,7 +196,7 @@ class TestTypes:
 
     def test_another_is_refused_when_it_is_read(self, kind):
         payload, _ = kind().encode({"name": "Ada", "age": "old"})
-        with pytest.raises(ValueError, match=r"Expected `int`, got `str` - at `\$\.age`"):
+        with pytest.raises(REFUSED, match=r"Expected `int`, got `str` - at `\$\.age`"):
             kind(Person).decode(memoryview(payload), ())
 
     def test_a_number_that_is_equal_is_as_good(self, kind):
@@ -208,7 +211,7 @@ class TestTypes:
             age: typing.Annotated[int, pydantic.Field(gt=3)]
 
         payload, _ = kind().encode({"age": 2})
-        with pytest.raises(ValueError, match="greater than 3"):
+        with pytest.raises(REFUSED, match="greater than 3"):
             kind(Strict).decode(memoryview(payload), ())
 
     def test_without_a_type_classes_become_mappings(self, kind):
@@ -482,16 +485,16 @@ class TestForgedArrays:
 
     @pytest.mark.parametrize("lie", LIES, ids=lambda lie: str(lie)[:50])
     def test_a_description_that_lies_is_refused(self, lie):
-        with pytest.raises((ValueError, TypeError)):
+        with pytest.raises(REFUSED):
             Msgpack().decode(memoryview(ext(*lie, 0)), [SIXTEEN])
-        with pytest.raises((ValueError, TypeError)):
+        with pytest.raises(REFUSED):
             Msgpack().decode(memoryview(ext(*lie, SIXTEEN)), ())
-        with pytest.raises((ValueError, TypeError)):
+        with pytest.raises(REFUSED):
             Json().decode(memoryview(line(TOKEN, [lie], f'"{TOKEN}0"')), [SIXTEEN])
 
     @pytest.mark.parametrize("place", [1, -1, 2**40, "0", None, 0.0, [0], True])
     def test_a_frame_that_is_not_there_is_refused(self, place):
-        with pytest.raises(ValueError, match=r"frame|Expected"):
+        with pytest.raises(REFUSED, match=r"frame|Expected"):
             Msgpack().decode(memoryview(ext("<f8", [2], "C", place)), [SIXTEEN])
         with pytest.raises(ValueError, match="frame"):
             Msgpack().decode(memoryview(ext("<f8", [2], "C", 0)), ())
@@ -518,7 +521,7 @@ class TestForgedArrays:
         ],
     )
     def test_a_first_line_that_makes_no_sense_is_refused(self, payload):
-        with pytest.raises((ValueError, TypeError)):
+        with pytest.raises(REFUSED):
             Json().decode(memoryview(payload), [SIXTEEN])
 
     def test_one_array_that_is_there_many_times_is_one_array(self):
@@ -550,20 +553,20 @@ class TestForgedPayloads:
             for _ in range(rng.randrange(1, 4)):
                 if bad:
                     bad[rng.randrange(len(bad))] = rng.randrange(256)
-            with contextlib.suppress(ValueError, TypeError, msgspec.MsgspecError, RecursionError):
+            with contextlib.suppress(*REFUSED, RecursionError):
                 codec.decode(memoryview(bad), [bytes(frame) for frame in frames])
         assert ran == []
 
     def test_a_pickle_is_not_loaded(self, kind):
         for type_ in (None, Person, typing.Any):
-            with pytest.raises((ValueError, msgspec.MsgspecError)):
+            with pytest.raises(REFUSED):
                 kind(type_).decode(memoryview(pickle.dumps(Canary(), 5)), ())
         assert ran == []
 
 
 class TestMsgpackPayloads:
     def test_keys_that_cannot_be_are_refused(self):
-        with pytest.raises(msgspec.DecodeError, match="hashable"):
+        with pytest.raises(REFUSED, match="hashable"):
             Msgpack().decode(memoryview(b"\x81\x80\x01"), ())
 
     def test_the_last_of_two_equal_keys_counts(self):

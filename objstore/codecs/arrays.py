@@ -61,7 +61,7 @@ def describe(array: Array) -> tuple[Description, memoryview]:
     descr = _descr(array.dtype)
     array = np.asarray(array)
     if not array.flags.forc:
-        gapless = np.zeros(array.shape, array.dtype)  # what lies between fields is not copied, and must not be secrets
+        gapless = np.zeros(array.shape, array.dtype)  # between fields too, where nothing need be copied to
         gapless[...] = array
         array = gapless
     order = "C" if array.flags.c_contiguous else "F"

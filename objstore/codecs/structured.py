@@ -56,6 +56,7 @@ class _Structured:
 
     name: str
     _type: Any
+    _msgspec: Any
 
     def __reduce__(self) -> tuple[type, tuple[Any]]:
         return type(self), (self._type,)
@@ -72,7 +73,7 @@ class _Structured:
         """What a payload gives; raises where that is no value of the type, or another than was written."""
         try:
             back = self.decode(memoryview(payload), frames)
-        except (ValueError, TypeError) as exc:
+        except (ValueError, TypeError, self._msgspec.MsgspecError) as exc:
             raise TypeError(f"it would not come back as {self._type!r}: {exc}") from exc
         if type(back) is not type(value) and not _equal(back, value):
             raise TypeError(f"it is a {type(value).__qualname__}, and would come back as a {type(back).__qualname__}")
@@ -300,10 +301,19 @@ def _json_hook(keep: Callable[[Any], Any]) -> Callable[[Any], Any]:
         if plain is not None:
             return plain
         if _is_model(type(value)):
-            return value.model_dump(mode="json", by_alias=True, round_trip=True, warnings=False, fallback=hook)
+            return _dump_as_json(value, hook)
         raise _unknown(value)
 
     return hook
+
+
+def _dump_as_json(model: Any, hook: Callable[[Any], Any]) -> Any:
+    """A model of pydantic in what JSON knows, and what else `hook` makes of it."""
+    options = {"mode": "json", "by_alias": True, "round_trip": True, "warnings": False}
+    try:
+        return model.model_dump(**options)
+    except ValueError:  # there are arrays in it, say; before pydantic 2.11 there can be none
+        return model.model_dump(**options, fallback=hook)
 
 
 def _put_in(value: Any, token: str, found: list[Any]) -> Any:
