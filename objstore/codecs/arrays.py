@@ -61,10 +61,12 @@ def describe(array: Array) -> tuple[Description, memoryview]:
     descr = _descr(array.dtype)
     array = np.asarray(array)
     if not array.flags.forc:
-        array = array.copy(order="C")
+        gapless = np.zeros(array.shape, array.dtype)  # between fields too, where nothing need be copied to
+        gapless[...] = array
+        array = gapless
     order = "C" if array.flags.c_contiguous else "F"
-    flat = array.reshape(-1, order="C" if order == "C" else "F")
-    return (descr, list(array.shape), order), memoryview(flat.view(np.uint8))
+    flat: Any = array.reshape(-1, order="C" if order == "C" else "F").view(np.uint8)
+    return (descr, list(array.shape), order), memoryview(flat)
 
 
 def _descr(dtype: Any) -> Any:
@@ -107,7 +109,7 @@ def _dtype(descr: Any) -> Any:
     import numpy as np
 
     try:
-        dtype: Any = np.lib.format.descr_to_dtype(_checked(descr))
+        dtype = np.lib.format.descr_to_dtype(_checked(descr))
     except (TypeError, OverflowError, MemoryError, SyntaxError) as exc:
         raise ValueError(f"NumPy knows no such dtype: {exc}") from exc
     return dtype

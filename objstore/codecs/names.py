@@ -101,22 +101,26 @@ def named(given: Any) -> tuple[Name, Any]:
     return name, thing
 
 
-def allowed(given: Iterable[Any]) -> dict[Name, Any]:
-    """Every name of a list of what is allowed, with those that it brings along, and what each stands for."""
+def listed(given: Iterable[Any]) -> list[tuple[Name, Any]]:
+    """Name and thing of each of a list of what is allowed."""
     if isinstance(given, (str, bytes)) or callable(given):
-        raise TypeError(
-            f"allow is a list of classes, functions and names, such as [Person, 'numpy.ndarray'], not {given!r}"
-        )
-    names: dict[Name, Any] = {}
-    for each in given:
-        name, thing = named(each)
+        raise TypeError(f"allow is a list of classes and functions, such as [Person, 'numpy.ndarray'], not {given!r}")
+    names = [named(each) for each in given]
+    for name, thing in names:
         _refuse(name, thing)
+    return names
+
+
+def allowed(given: Iterable[tuple[Name, Any]]) -> dict[Name, Any]:
+    """What is allowed, under each of its names, and what it brings along."""
+    names: dict[Name, Any] = {}
+    for name, thing in given:
         names[name] = thing
-        own = own_name(thing)
+        own = own_name(thing)  # that which pickle writes, where it was given under another
         if own is not None and own != name and _is_at(own, thing):
             _refuse(own, thing)
             names[own] = thing
-        names.update(_brought_along(name))
+        names.update(_brought_along(own or name))
     return names
 
 

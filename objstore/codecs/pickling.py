@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pickle import PickleBuffer, dumps, loads
 from typing import Any
 
-from objstore.codecs.names import Name, allowed, named, parse, show
+from objstore.codecs.names import allowed, listed, named, parse, show
 from objstore.codecs.restricting import PROTOCOL, Allowed, Moved
 from objstore.record import LARGE, MAX_FRAMES, PICKLE
 
@@ -96,23 +96,23 @@ class _PickleWithOptions(Pickle):
     """A pickle that names what it may, see `Pickle`; apart from it so that the common one asks nothing."""
 
     def __init__(self, allow: Iterable[Any] | None = None, rename: Mapping[str, Any] | None = None) -> None:
-        self._allow = None if allow is None else allowed(allow)
+        given = None if allow is None else listed(allow)
+        self._allow = None if given is None else [show(name) for name, _ in given]
         self._rename = {parse(old): named(new) for old, new in (rename or {}).items()}
-        if self._allow is None:
+        if given is None:
             self._dumps: Callable[..., bytes] = dumps
             self._loads: Callable[..., Any] = Moved(self._rename).loads
         else:
-            restricted = Allowed(self._allow, self._rename)
+            restricted = Allowed(allowed(given), self._rename)
             self._dumps = restricted.dumps
             self._loads = restricted.loads
 
     def __reduce__(self) -> tuple[type, tuple[list[str] | None, dict[str, str]]]:
-        allow = None if self._allow is None else list(map(show, self._allow))
-        return Pickle, (allow, {show(old): show(new) for old, (new, _) in self._rename.items()})
+        return Pickle, (self._allow, {show(old): show(new) for old, (new, _) in self._rename.items()})
 
     def __repr__(self) -> str:
         options = [] if self._allow is None else [f"allow={_few(self._allow)}"]
-        options += [f"rename={_few(self._rename)}"] if self._rename else []
+        options += [f"rename={_few(map(show, self._rename))}"] if self._rename else []
         return f"Pickle({', '.join(options)})"
 
     def encode(self, value: Any) -> tuple[bytes, Sequence[memoryview]]:
@@ -125,6 +125,6 @@ class _PickleWithOptions(Pickle):
         return self._loads(payload, buffers=frames)
 
 
-def _few(names: Iterable[Name]) -> str:
-    texts = list(map(show, names))
+def _few(names: Iterable[str]) -> str:
+    texts = list(names)
     return f"[{', '.join(texts[:3])}{', ...' if len(texts) > 3 else ''}]"

@@ -164,8 +164,8 @@ def _build(instance: Any, state: Any, shared: set[int]) -> None:
         own(state)
         return
     plain, slots = state if isinstance(state, tuple) and len(state) == 2 else (state, None)
-    for name, value in _attributes(plain):
-        vars(instance)[name] = value
+    if plain is not None:
+        vars(instance).update(_attributes(plain))
     for name, value in _attributes(slots):
         setattr(instance, name, value)
 

@@ -56,6 +56,7 @@ class _Structured:
 
     name: str
     _type: Any
+    _msgspec: Any
 
     def __reduce__(self) -> tuple[type, tuple[Any]]:
         return type(self), (self._type,)
@@ -68,14 +69,15 @@ class _Structured:
     def _wanted(self) -> Any:
         return Any if self._type is None else self._type
 
-    def _refuse_other(self, value: Any, payload: bytes, frames: Frames) -> None:
-        """Raise where a payload does not give a value of the type again."""
+    def _read_back(self, value: Any, payload: bytes, frames: Frames) -> Any:
+        """What a payload gives; raises where that is no value of the type, or another than was written."""
         try:
             back = self.decode(memoryview(payload), frames)
-        except (ValueError, TypeError) as exc:
+        except (ValueError, TypeError, self._msgspec.MsgspecError) as exc:
             raise TypeError(f"it would not come back as {self._type!r}: {exc}") from exc
         if type(back) is not type(value) and not _equal(back, value):
             raise TypeError(f"it is a {type(value).__qualname__}, and would come back as a {type(back).__qualname__}")
+        return back
 
     def decode(self, payload: memoryview, frames: Frames) -> Any:
         raise NotImplementedError
@@ -143,7 +145,7 @@ class Msgpack(_Structured):
             if plain is not None:
                 return plain
             if _is_model(type(value)):
-                return value.model_dump(by_alias=True, round_trip=True)
+                return value.model_dump(by_alias=True, round_trip=True, warnings=False)
             raise _unknown(value)
 
         return self._format.Encoder(enc_hook=hook)
@@ -171,7 +173,7 @@ class Msgpack(_Structured):
         except _NeedsFrames:
             payload = self._encoder(keep).encode(value)
         if self._type is not None:
-            self._refuse_other(value, payload, frames)
+            self._read_back(value, payload, frames)
         return payload, frames
 
     def decode(self, payload: memoryview, frames: Frames) -> Any:
@@ -223,9 +225,9 @@ class Json(_Structured):
         except _NeedsFrames:
             return self._encode_with_arrays(value)
         if self._type is not None:
-            if b"null" in payload:
+            back = self._read_back(value, payload, ())
+            if b"null" in payload and not _equal(back, value):
                 self._refuse_changes(value)
-            self._refuse_other(value, payload, ())
         elif self._decode_plain(payload) != value:
             self._refuse_changes(value)
         return payload, ()
@@ -247,7 +249,7 @@ class Json(_Structured):
         self._refuse_changes(value)
         payload = b"%c%b\n%b" % (_WITH_ARRAYS, self._format.encode((token, descriptions)), text)
         if self._type is not None:
-            self._refuse_other(value, payload, frames)
+            self._read_back(value, payload, frames)
         return payload, frames
 
     def _refuse_changes(self, value: Any) -> None:
@@ -299,10 +301,19 @@ def _json_hook(keep: Callable[[Any], Any]) -> Callable[[Any], Any]:
         if plain is not None:
             return plain
         if _is_model(type(value)):
-            return value.model_dump(mode="json", by_alias=True, round_trip=True, fallback=hook)
+            return _dump_as_json(value, hook)
         raise _unknown(value)
 
     return hook
+
+
+def _dump_as_json(model: Any, hook: Callable[[Any], Any]) -> Any:
+    """A model of pydantic in what JSON knows, and what else `hook` makes of it."""
+    options = {"mode": "json", "by_alias": True, "round_trip": True, "warnings": False}
+    try:
+        return model.model_dump(**options)
+    except ValueError:  # there are arrays in it, say; before pydantic 2.11 there can be none
+        return model.model_dump(**options, fallback=hook)
 
 
 def _put_in(value: Any, token: str, found: list[Any]) -> Any:
