@@ -29,9 +29,9 @@ Every other record has a *header*, all integers little-endian:
                   digest (8) over key, header and payload
                   the frames
 
-A *sealed* record has no frames of its own, and its payload is what the seal makes of the payload and the
-frames together: count (2), the length of each frame (8), payload, frames.  A signature (32 bytes) follows
-that; encryption takes its place.  What else the seal covers is said in `codecs.sealing`.
+A *sealed* record has its frames inside, and no table of them in the header: there stand their count (2) and
+the length of each (8), payload, frames.  Without the flag 0x08 it is the payload alone.  A signature (32
+bytes) follows what is inside; encryption takes its place.  What a seal covers is said in `codecs.sealing`.
 
 A *frame* is a large buffer that the codec kept out of the payload (pickle protocol 5 calls it
 out-of-band).  Each begins where it is aligned to `ALIGNMENT` bytes in the file, given that a large
@@ -100,7 +100,6 @@ _length = struct.Struct("<I")
 _frame = struct.Struct("<Q8s")
 _method = struct.Struct("<BH")
 _count_of_bytes = struct.Struct("<Q")
-_NO_FRAMES = _count.pack(0)
 _LEAST_SEALED = _fixed.size + 1 + KEY_ID_BYTES
 assert _fixed.size == 8
 assert _frame.size == 16
@@ -126,11 +125,14 @@ class Seal(Protocol):
     def overhead(self, size: int) -> int:
         """How many bytes the seal adds to so many."""
 
-    def close(self, tree_key: bytes, header: bytes, inside: Sequence[Bytes]) -> Sequence[Bytes]:
+    def close(self, tree_key: bytes, header: bytes, inside: bytes) -> Sequence[bytes]:
         """What follows the header, which ends with the drawn field, in the head of a record."""
 
-    def open(self, tree_key: bytes, head: bytes | memoryview, inside_at: int) -> bytes | memoryview:
-        """What is inside a head, whose header ends at `inside_at` with the field of a seal.  Raises `Forged`."""
+    def open(self, tree_key: bytes, head: bytes | memoryview, inside_at: int) -> Bytes:
+        """What is inside a head, whose header ends at `inside_at` with the field of a seal.  Raises `Forged`.
+
+        It is a part of the head, or memory that nobody else has.
+        """
 
     def miss(self) -> Forged:
         """What is wrong with a record that has no seal."""
@@ -146,6 +148,7 @@ class Header(NamedTuple):
     frames: tuple[tuple[int, bytes], ...] = ()  # (length, digest) each
     compressed: tuple[int, tuple[int, ...]] | None = None  # method, and the expanded size of each part
     seal: bytes = b""  # its field, if it is sealed
+    frames_inside: bool = False  # of the seal
     payload_at: int = 0
     head_size: int = -DIGEST_BYTES  # where the digest stands; counted from the end when plain
 
@@ -230,7 +233,30 @@ def _copy(frame: memoryview, place: memoryview, seed: int) -> bytes:
     return state.digest()
 
 
-Packed = bytes | Draft
+class Parts:
+    """A sealed record that is not put together yet, so that it is copied once, to where it will lie."""
+
+    __slots__ = ("_parts", "size")
+
+    def __init__(self, head: Sequence[bytes], seed: int) -> None:
+        state = xxh3_64(seed=seed)
+        for part in head:
+            state.update(part)
+        self._parts = (*head, state.digest())
+        self.size = sum(map(len, self._parts))
+
+    def write(self, place: memoryview) -> None:
+        """Write the record into `place`, which has its size."""
+        at = 0
+        for part in self._parts:
+            place[at : at + len(part)] = part
+            at += len(part)
+
+    def __bytes__(self) -> bytes:
+        return b"".join(self._parts)
+
+
+Packed = bytes | Draft | Parts
 """A record to be stored; `bytes(packed)` is it."""
 
 
@@ -285,22 +311,20 @@ def _pack_sealed(
     payload: bytes,
     frames: Sequence[memoryview],
     seal: Seal,
-) -> bytes:
-    inside: list[Bytes] = [
-        _count.pack(len(frames)),
-        *(_count_of_bytes.pack(len(frame)) for frame in frames),
-        payload,
-        *frames,
-    ]
-    size = sum(map(len, inside))
-    fields.append(seal.draw())
-    head_size = _fixed.size + sum(map(len, fields)) + size + seal.overhead(size)
-    header = b"".join((_fixed.pack(VERSION, flags | SEALED, codec, 0, head_size), *fields))
-    head: tuple[Bytes, ...] = (header, *seal.close(tree_key, header, inside))
-    state = xxh3_64(seed=key_digest(tree_key))
-    for part in head:
-        state.update(part)
-    return b"".join((*head, state.digest()))
+) -> Packed:
+    drawn = seal.draw()
+    # Joined first: what is sealed is what will be stored, whoever changes a buffer meanwhile.
+    inside = payload
+    if frames:
+        flags |= FRAMES
+        lengths = map(_count_of_bytes.pack, map(len, frames))
+        inside = b"".join((_count.pack(len(frames)), *lengths, payload, *frames))
+    before = b"".join(fields) + drawn
+    head_size = _fixed.size + len(before) + len(inside) + seal.overhead(len(inside))
+    header = _fixed.pack(VERSION, flags | SEALED, codec, 0, head_size) + before
+    parts = (header, *seal.close(tree_key, header, inside))
+    packed = Parts(parts, key_digest(tree_key))
+    return packed if head_size >= LARGE else bytes(packed)
 
 
 def repack(
@@ -334,7 +358,10 @@ def _head(seed: int, flags: int, codec: int, fields: list[bytes], payload: bytes
 
 def packed_size(payload: bytes, frames: Sequence[memoryview], tags: Sequence[str], long_key: bytes | None) -> int:
     """An upper bound of the size of a record, known before it is packed, without its seal."""
-    size = 64 + len(payload) + len(long_key or b"") + sum(4 * len(tag) + 2 for tag in tags)
+    size = 64 + len(payload)
+    if not (frames or tags or long_key):
+        return size
+    size += len(long_key or b"") + sum(4 * len(tag) + 2 for tag in tags)
     return size + sum(len(frame) + ALIGNMENT + _frame.size + _count_of_bytes.size for frame in frames)
 
 
@@ -391,7 +418,7 @@ def _read_fields(head: Bytes, flags: int, codec: int, head_size: int) -> Header:
         long_key = bytes(head[at - length : at])
         if at > len(head):
             raise IndexError
-    if flags & FRAMES:
+    if flags & FRAMES and not flags & SEALED:
         (count,) = _count.unpack_from(head, at)
         at += _count.size
         frames = tuple(_frame.unpack_from(head, at + i * _frame.size) for i in range(count))
@@ -404,7 +431,7 @@ def _read_fields(head: Bytes, flags: int, codec: int, head_size: int) -> Header:
         compressed = method, sizes
     if flags & SEALED:
         size = _SEAL_BYTES.get(head[at])
-        if size is None or frames:
+        if size is None:
             raise Damaged("its seal is of no kind that is known here")
         seal = bytes(head[at : at + size])
         at += size
@@ -412,7 +439,8 @@ def _read_fields(head: Bytes, flags: int, codec: int, head_size: int) -> Header:
             raise IndexError
     if at > head_size:
         raise Damaged("its header is longer than its head")
-    return Header(codec, expires_at, tags, long_key, frames, compressed, seal, at, head_size)
+    frames_inside = bool(seal and flags & FRAMES)
+    return Header(codec, expires_at, tags, long_key, frames, compressed, seal, frames_inside, at, head_size)
 
 
 def _read_tags(head: Bytes, at: int) -> tuple[tuple[str, ...], int]:
@@ -443,15 +471,14 @@ def unpack(
     head_size = len(view) - DIGEST_BYTES
     if view[0] != PLAIN:
         head_size = min(head_size, _fixed.unpack_from(view)[-1])
-    if digest(view[:head_size], seed) != view[head_size : head_size + DIGEST_BYTES]:
-        raise Damaged("its bytes do not fit their digest")
-    header = read_header(view, len(view))
-    if header.seal and head_size + DIGEST_BYTES != len(view):
-        raise Damaged("something stands behind its end")
     if seal is not None:
-        if not header.seal:
-            raise seal.miss()
-        return header, *_inside(memoryview(seal.open(tree_key, view[:head_size], header.payload_at)))
+        try:
+            return _unseal(tree_key, view, head_size, seal)
+        except Forged:
+            _verify(view, head_size, seed)  # damage is something else
+            raise
+    _verify(view, head_size, seed)
+    header = read_header(view, len(view))
     lengths = [length for length, _ in header.frames]
     starts = _frame_starts(head_size, lengths)
     frames = [view[start : start + length] for start, length in zip(starts, lengths, strict=True)]
@@ -462,27 +489,43 @@ def unpack(
     return header, view[header.payload_at : head_size], frames
 
 
+def _verify(view: memoryview, head_size: int, seed: int) -> None:
+    if digest(view[:head_size], seed) != view[head_size : head_size + DIGEST_BYTES]:
+        raise Damaged("its bytes do not fit their digest")
+
+
+def _unseal(
+    tree_key: bytes, view: memoryview, head_size: int, seal: Seal
+) -> tuple[Header, memoryview, list[memoryview]]:
+    """What is inside a sealed record; that its seal fits says more than its digest."""
+    header = read_header(view, len(view))
+    if not header.seal:
+        raise seal.miss()
+    if head_size + DIGEST_BYTES != len(view):
+        raise Forged("something stands behind its end")
+    inside = memoryview(seal.open(tree_key, view[:head_size], header.payload_at))
+    return header, *(_split(inside) if header.frames_inside else (inside, []))
+
+
 def unpack_usual(tree_key: bytes, record: bytes, codec: int, seal: Seal) -> memoryview | None:
-    """The payload of a sealed record that says nothing else and has no frames, or None where it is another one.
+    """The payload of a small sealed record that says nothing else and has no frames, or None where it is another one.
 
     What `unpack` finds, most of the time; the seal is verified, and so the digest need not be.
     """
     head_size = len(record) - DIGEST_BYTES
-    if head_size < _LEAST_SEALED or record[:8] != _fixed.pack(VERSION, SEALED, codec, 0, head_size):
+    if not _LEAST_SEALED <= head_size < LARGE or record[:8] != _fixed.pack(VERSION, SEALED, codec, 0, head_size):
         return None
     at = _fixed.size + _SEAL_BYTES.get(record[8], head_size)
     if at > head_size:
         return None
-    head = record if head_size < LARGE else memoryview(record)
     try:
-        inside = seal.open(tree_key, head[:head_size], at)
+        return memoryview(seal.open(tree_key, record[:head_size], at))
     except Forged:  # or damaged: what it is, `unpack` says
         return None
-    return memoryview(inside)[2:] if inside[:2] == _NO_FRAMES else None
 
 
-def _inside(inside: memoryview) -> tuple[memoryview, list[memoryview]]:
-    """Payload and frames of what was sealed together."""
+def _split(inside: memoryview) -> tuple[memoryview, list[memoryview]]:
+    """Payload and frames of what was sealed together, which is as it was written."""
     (count,) = _count.unpack_from(inside)
     at = _count.size + count * _count_of_bytes.size
     frames = []

@@ -410,8 +410,10 @@ class Space:
             raise self._corrupt(key, exc) from exc
 
     def _decoded(self, key: Any, payload: memoryview, frames: Sequence[memoryview | bytearray]) -> Any:
-        if not self._views:
-            frames = [frame if isinstance(frame, bytearray) else bytearray(frame) for frame in frames]
+        if self._views:
+            frames = [memoryview(frame).toreadonly() for frame in frames]
+        else:  # what can be written to is nobody else's
+            frames = [bytearray(frame) if memoryview(frame).readonly else frame for frame in frames]
         try:
             return self._decode(payload, frames)
         except Exception as exc:  # whatever the objects raise while they are built

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from hashlib import blake2b
 from hmac import compare_digest
@@ -34,7 +34,7 @@ from hmac import new as new_hmac
 from typing import Any
 
 from objstore.codecs.keyring import KeyRing, Keys
-from objstore.record import ENCRYPTED, KEY_ID_BYTES, SALT_BYTES, SIGNED, Bytes, Forged, Seal
+from objstore.record import ENCRYPTED, KEY_ID_BYTES, LARGE, SALT_BYTES, SIGNED, Bytes, Forged, Seal
 
 MAC_BYTES = 32
 LONG_HEAD = 1024
@@ -94,16 +94,14 @@ class Signing(_Sealing):
     def overhead(self, _size: int) -> int:
         return MAC_BYTES
 
-    def close(self, tree_key: bytes, header: bytes, inside: Sequence[Bytes]) -> Sequence[Bytes]:
-        # Joined first: what is signed is what will be stored, whoever changes a buffer meanwhile.
-        joined = b"".join(inside)
-        size = len(header) + len(joined)
+    def close(self, tree_key: bytes, header: bytes, inside: bytes) -> Sequence[bytes]:
+        size = len(header) + len(inside)
         code = self._codes[self._field][size >= LONG_HEAD].copy()
         code.update(_lengths.pack(len(tree_key), size) + tree_key + header)
-        code.update(joined)
-        return joined, code.digest()
+        code.update(inside)
+        return inside, code.digest()
 
-    def open(self, tree_key: bytes, head: bytes | memoryview, inside_at: int) -> bytes | memoryview:
+    def open(self, tree_key: bytes, head: bytes | memoryview, inside_at: int) -> Bytes:
         named = bytes(head[inside_at - 1 - KEY_ID_BYTES : inside_at])
         codes = self._codes.get(named)
         if codes is None:
@@ -133,18 +131,17 @@ class Encryption(_Sealing):
         return self._field + os.urandom(SALT_BYTES)
 
     def overhead(self, size: int) -> int:
-        return TAG_BYTES * len(range(0, size, PIECE_BYTES))
+        return TAG_BYTES * max(1, -(-size // PIECE_BYTES))
 
-    def close(self, tree_key: bytes, header: bytes, inside: Sequence[Bytes]) -> Sequence[Bytes]:
-        joined = memoryview(b"".join(inside))
+    def close(self, tree_key: bytes, header: bytes, inside: bytes) -> Sequence[bytes]:
         cipher = self._cipher_of(self._derivations[self._field], header[-SALT_BYTES:])
         covered = self._covered(tree_key, header)
-        return [
-            cipher.encrypt(_nonce(number), joined[start : start + PIECE_BYTES], covered)
-            for number, start in enumerate(range(0, len(joined), PIECE_BYTES))
-        ]
+        if len(inside) <= PIECE_BYTES:
+            return (cipher.encrypt(_nonce(0), inside, covered),)
+        pieces = _pieces(memoryview(inside), PIECE_BYTES)
+        return [cipher.encrypt(_nonce(number), piece, covered) for number, piece in enumerate(pieces)]
 
-    def open(self, tree_key: bytes, head: bytes | memoryview, inside_at: int) -> bytes | memoryview:
+    def open(self, tree_key: bytes, head: bytes | memoryview, inside_at: int) -> Bytes:
         salt_at = inside_at - SALT_BYTES
         named = bytes(head[salt_at - 1 - KEY_ID_BYTES : salt_at])
         derivation = self._derivations.get(named)
@@ -152,17 +149,25 @@ class Encryption(_Sealing):
             raise self._stranger(named)
         cipher = self._cipher_of(derivation, head[salt_at:inside_at])
         covered = self._covered(tree_key, head[:inside_at])
-        step = PIECE_BYTES + TAG_BYTES
+        sealed = head[inside_at:]
         try:
-            pieces = [
-                cipher.decrypt(_nonce(number), head[start : start + step], covered)
-                for number, start in enumerate(range(inside_at, len(head), step))
-            ]
+            if len(sealed) < LARGE:
+                return cipher.decrypt(_nonce(0), sealed, covered)  # type: ignore[no-any-return]
+            return self._open_large(cipher, memoryview(sealed), covered)
         except self._invalid_tag:
             raise Forged(_FORGED) from None
-        if not pieces:  # nothing was verified
+
+    def _open_large(self, cipher: Any, sealed: memoryview, covered: bytes) -> bytearray:
+        """What was sealed in one piece or several, in memory that can be written to, so that buffers may stay in it."""
+        step = PIECE_BYTES + TAG_BYTES
+        whole, rest = divmod(len(sealed), step)
+        if 0 < rest <= TAG_BYTES or not sealed:  # a piece without anything in it was not written here
             raise Forged(_FORGED)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        inside = bytearray(len(sealed) - TAG_BYTES * (whole + bool(rest)))
+        pieces = zip(_pieces(sealed, step), _pieces(memoryview(inside), PIECE_BYTES), strict=True)
+        for number, (piece, place) in enumerate(pieces):
+            cipher.decrypt_into(_nonce(number), piece, covered, place)
+        return inside
 
     def _cipher_of(self, derivation: Any, salt: Bytes) -> Any:
         derivation = derivation.copy()
@@ -171,6 +176,10 @@ class Encryption(_Sealing):
 
     def _covered(self, tree_key: bytes, header: Bytes) -> bytes:
         return b"".join((self._context, _lengths.pack(len(tree_key), len(header)), tree_key, header))
+
+
+def _pieces(whole: memoryview, size: int) -> Iterator[memoryview]:
+    return (whole[start : start + size] for start in range(0, len(whole), size))
 
 
 def _nonce(number: int) -> bytes:
@@ -232,10 +241,10 @@ class Locked:
     def overhead(self, _size: int) -> int:
         raise self.miss()
 
-    def close(self, _tree_key: bytes, _header: bytes, _inside: Sequence[Bytes]) -> Sequence[Bytes]:
+    def close(self, _tree_key: bytes, _header: bytes, _inside: bytes) -> Sequence[bytes]:
         raise self.miss()
 
-    def open(self, _tree_key: bytes, _head: bytes | memoryview, _inside_at: int) -> bytes | memoryview:
+    def open(self, _tree_key: bytes, _head: bytes | memoryview, _inside_at: int) -> Bytes:
         raise self.miss()
 
     def miss(self) -> Forged:

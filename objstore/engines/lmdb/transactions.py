@@ -18,7 +18,7 @@ from objstore.engines.base import process
 from objstore.engines.lmdb.addresses import writable
 from objstore.engines.lmdb.errors import translate
 from objstore.errors import StoreError, TransactionError
-from objstore.record import HEAD_BYTES, LARGE, Draft, Packed
+from objstore.record import HEAD_BYTES, LARGE, Draft, Packed, Parts
 
 FORKED = "this began before a fork and belongs to the parent; begin a new one in the child"
 
@@ -202,7 +202,7 @@ class LmdbWriter(LmdbReader):
         except lmdb.Error as exc:
             raise translate(exc, self._location) from exc
 
-    def _put_in_place(self, key: bytes, draft: Draft) -> None:
+    def _put_in_place(self, key: bytes, draft: Draft | Parts) -> None:
         """Let LMDB make room for a large record, and write it there: its own copy would need all of it joined before.
 
         (LMDB has a flag for this, which py-lmdb does not offer.)  The room is memory of the transaction, in which
