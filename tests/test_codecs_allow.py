@@ -733,6 +733,42 @@ class TestForgedDtypes:
             self.numpy,
         )
 
+    @staticmethod
+    def made_array():
+        helper = np.array([None]).__reduce__()[0]
+        return call(glob(helper.__name__, helper.__module__), glob("ndarray", "numpy"), b"K\x00\x85", b"C\x01b")
+
+    @staticmethod
+    def contents(*objects, size=b"K\x02"):
+        return b"(K\x01" + size + b"\x85" + OBJECT + b"\x89](" + b"".join(objects) + b"et"
+
+    @exactly
+    def test_an_array_takes_the_objects_that_are_there(self, before):
+        good = program(before, self.made_array(), self.contents(SEVEN, SEVEN), b"b")
+        assert load(good, self.numpy).tolist() == [7, 7]
+        for bad in (self.contents(SEVEN), self.contents(SEVEN, SEVEN, size=b"J\xff\xff\xff\x7f")):
+            refuses(program(before, self.made_array(), bad, b"b"), "too few", self.numpy)
+
+    @exactly
+    def test_an_array_gets_its_contents_once_and_before_it_is_used(self, before):
+        twice = program(before, self.made_array(), self.contents(SEVEN, SEVEN), b"b", self.contents(SEVEN, SEVEN), b"b")
+        refuses(twice, "after it was made", self.numpy)
+        helper = np.arange(1).__reduce_ex__(5)[0]
+        view = call(glob(helper.__name__, helper.__module__), b"h\x00", text("u1"), b"K\x00\x85", text("C"))
+        refuses(program(self.made_array(), b"\x940", before, view, SEVEN, b"b"), "before it is made", self.numpy)
+        built = call(glob("ndarray", "numpy"), b"K\x02\x85") + self.contents(SEVEN, SEVEN) + b"b"
+        refuses(program(before, built), "after it was made", self.numpy)
+
+    @exactly
+    def test_an_array_may_contain_itself(self, before):
+        array = np.array([None, 1])
+        array[0] = array
+        payload = without_frames(self.numpy.encode(array)[0])
+        if before:  # which comes first, and is not remembered
+            payload = payload[:2] + before + payload[2:]
+        back = load(payload, self.numpy)
+        assert back[0] is back
+
     DTYPES = (
         "<f8", ">f8", "O", "S5", "<U3", "S", "V", "V7", "M8", "M8[25s]", "?", "c16", "g",
         np.dtype([("a", "i1"), ("b", "f8")], align=True),

@@ -14,11 +14,12 @@ watches the performance itself, which is exact and slow.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from pickle import UnpicklingError
 from typing import Any, ClassVar, Self
 
-from objstore.codecs.arrays import refuse_unsound
+from objstore.codecs.arrays import is_array_class, refuse_unsound
 from objstore.codecs.names import Name, returns_instances, show
 
 # Attributes that say what an object is, or how it is pickled.  No state has them in it but a forged one.
@@ -150,6 +151,35 @@ class _Dtype(_StandIn):
         self.built = True
 
 
+class _Array(_NumpyPart):
+    """An array of NumPy, made without contents and then given them, once."""
+
+    __slots__ = ("built", "plain")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.built = isinstance(self.thing, type)  # only what a helper makes is given contents
+        self.plain = bool(args) and getattr(args[0], "said", None) == "numpy.ndarray"
+
+    def __setstate__(self, state: Any) -> None:
+        if self.built:
+            refuse_rebuilding()
+        if not self.plain:
+            raise Undecided
+        check_array_state(state)
+        _refuse_half_made(state[2])
+        self.built = True
+
+
+def check_array_state(state: Any) -> None:
+    """Raise where an array would take more objects from a list than are in it."""
+    if type(state) is not tuple or len(state) != 5 or type(state[1]) is not tuple:
+        raise Refused("the pickle gives an array a state that NumPy does not write; it is forged")
+    if not all(type(size) is int for size in state[1]):
+        raise Refused("the pickle gives an array a shape that NumPy does not write; it is forged")
+    if isinstance(state[4], list) and len(state[4]) != math.prod(state[1]):
+        raise Refused("the pickle gives an array too few objects, or too many; it is forged")
+
+
 def check_dtype_arguments(args: Iterable[Any]) -> None:
     """Raise where a dtype is not made as NumPy's pickles make it: of a name or a class, and yes and no."""
     if not all(isinstance(arg, (str, bool, type)) for arg in args):
@@ -166,17 +196,17 @@ def build_dtype(dtype: Any, state: Any) -> None:
 
 
 def refuse_rebuilding() -> None:
-    """Raise since a dtype that is in use already, perhaps, is about to be changed."""
-    raise Refused("the pickle would change a dtype after it was made; it is forged")
+    """Raise since a dtype or an array that is in use already, perhaps, is about to be changed."""
+    raise Refused("the pickle would change a dtype or an array after it was made; it is forged")
 
 
 def refuse_half_made() -> None:
-    """Raise since a dtype is about to be used that can still be changed."""
-    raise Refused("the pickle uses a dtype before it is made; it is forged")
+    """Raise since a dtype or an array is about to be used that can still be changed."""
+    raise Refused("the pickle uses a dtype or an array before it is made; it is forged")
 
 
 def _refuse_half_made(value: Any) -> None:
-    if any(isinstance(each, _Dtype) and not each.built for each in all_within(value)):
+    if any(isinstance(each, (_Dtype, _Array)) and not each.built for each in all_within(value)):
         refuse_half_made()
 
 
@@ -225,11 +255,18 @@ def stand_in(name: Name, thing: Any) -> type:
 def _base(thing: Any) -> type[_StandIn]:
     if is_dtype_class(thing):
         return _Dtype
+    if is_array_maker(thing) or is_array_class(thing):
+        return _Array
     return _NumpyPart if is_of_numpy(thing) else _StandIn
 
 
 def is_dtype_class(thing: Any) -> bool:
     return isinstance(thing, type) and (thing.__module__, thing.__qualname__) == ("numpy", "dtype")
+
+
+def is_array_maker(thing: Any) -> bool:
+    """Whether it is the helper that makes arrays without contents."""
+    return is_of_numpy(thing) and getattr(thing, "__name__", None) == "_reconstruct"
 
 
 def is_of_numpy(thing: Any) -> bool:

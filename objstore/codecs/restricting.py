@@ -24,12 +24,15 @@ from pickle import PickleBuffer, PicklingError, UnpicklingError
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType, NoneType
 from typing import Any, ClassVar, get_origin
 
+from objstore.codecs.arrays import is_array_class
 from objstore.codecs.names import OPEN_DOORS, Name, own_name, show, where
 from objstore.codecs.rehearsing import (
     Refused,
     all_within,
     build_dtype,
+    check_array_state,
     check_dtype_arguments,
+    is_array_maker,
     is_dtype_class,
     is_of_numpy,
     refuse_attribute,
@@ -155,7 +158,7 @@ def _exact_unpickler(things: dict[Name, Any]) -> type[Any]:
 
         def __init__(self, file: Any, *, buffers: Iterable[Any]) -> None:
             super().__init__(file, buffers=buffers)
-            self.dtypes = _Dtypes()
+            self.half_made = _HalfMade()
 
         def find_class(self, module: str, qualified: str) -> Any:
             return _look_up(things, (module, qualified))
@@ -166,26 +169,24 @@ def _exact_unpickler(things: dict[Name, Any]) -> type[Any]:
         def load_build(self) -> None:
             state = self.stack.pop()
             instance = self.stack[-1]
-            if is_of_numpy(type(instance)):
-                self.dtypes.refuse_in(state)
-            if not self.dtypes.build(instance, state):
+            if not self.half_made.build(instance, state):
                 _build(instance, state, shared)
 
         def load_reduce(self) -> None:
             function, args = self.stack[-2:]
             if is_of_numpy(function):
-                self.dtypes.refuse_in(args)
+                self.half_made.refuse_in(args)
             if is_dtype_class(function):
                 check_dtype_arguments(args)
             super().load_reduce()
-            if is_dtype_class(function):
-                self.dtypes.made(self.stack[-1])
+            if is_dtype_class(function) or is_array_maker(function):
+                self.half_made.made(self.stack[-1])
 
         def load_newobj(self) -> None:
             if is_dtype_class(self.stack[-2]):
                 check_dtype_arguments([None])
             if is_of_numpy(self.stack[-2]):
-                self.dtypes.refuse_in(self.stack[-1])
+                self.half_made.refuse_in(self.stack[-1])
             super().load_newobj()
 
         dispatch[pickle.BUILD[0]] = load_build
@@ -195,25 +196,34 @@ def _exact_unpickler(things: dict[Name, Any]) -> type[Any]:
     return Unpickler
 
 
-class _Dtypes:
-    """The dtypes of NumPy that one pickle makes: each is built once, and only then used."""
+class _HalfMade:
+    """The dtypes and arrays of NumPy that one pickle makes: each is built once, and only then used."""
 
     def __init__(self) -> None:
         self._half_made: dict[int, Any] = {}
-        self._built: list[Any] = []
+        self._built: dict[int, Any] = {}  # kept, so that no other has its id
 
-    def made(self, dtype: Any) -> None:
-        self._half_made[id(dtype)] = dtype
+    def made(self, thing: Any) -> None:
+        self._half_made[id(thing)] = thing
 
     def build(self, instance: Any, state: Any) -> bool:
         """Build it, if it is one; whether it is."""
-        if not any(map(is_dtype_class, type(instance).__mro__)):
-            return False
+        kind = type(instance)
+        is_dtype = any(map(is_dtype_class, kind.__mro__))
+        is_array = kind.__module__ == "numpy" and is_array_class(kind)
         if id(instance) not in self._half_made:
-            refuse_rebuilding()
-        build_dtype(instance, state)
-        self._built.append(self._half_made.pop(id(instance)))  # kept, so that no other has its id
-        return True
+            if is_dtype or is_array or id(instance) in self._built:
+                refuse_rebuilding()
+            return False
+        self._built[id(instance)] = self._half_made.pop(id(instance))
+        if is_dtype:
+            self.refuse_in(state)
+            build_dtype(instance, state)
+            return True
+        if is_array:
+            check_array_state(state)
+            self.refuse_in(state[2])
+        return False
 
     def refuse_in(self, value: Any) -> None:
         if self._half_made and any(id(each) in self._half_made for each in all_within(value)):
