@@ -694,6 +694,10 @@ FORGED = {
 }
 
 
+class Quantity(np.ndarray):
+    """An array with a unit, say."""
+
+
 class TestForgedDtypes:
     """NumPy believes what a pickle says of a dtype; such a one reads what is not in its array, or crashes."""
 
@@ -758,6 +762,19 @@ class TestForgedDtypes:
         refuses(program(self.made_array(), b"\x940", before, view, SEVEN, b"b"), "before it is made", self.numpy)
         built = call(glob("ndarray", "numpy"), b"K\x02\x85") + self.contents(SEVEN, SEVEN) + b"b"
         refuses(program(before, built), "after it was made", self.numpy)
+
+    def test_subclasses_are_no_way_around(self):
+        own = Pickle(allow=[np.ndarray, Quantity])
+        array = np.array([None, 1]).view(Quantity)
+        payload = own.encode(array)[0]
+        assert type(load(payload, own)) is Quantity
+        helper = np.array([None]).__reduce__()[0]
+        made = call(glob(helper.__name__, helper.__module__), glob("Quantity"), b"K\x00\x85", b"C\x01b")
+        refuses(program(made, self.contents(SEVEN), b"b"), "too few", own)
+        refuses(program(made, self.contents(SEVEN, SEVEN), b"b", self.contents(), b"b"), "after it was made", own)
+        direct = call(glob("Quantity"), b"K\x02\x85")
+        with pytest.raises(pickle.UnpicklingError, match=r"too few|whole process"):
+            load(program(direct, self.contents(SEVEN), b"b"), own)
 
     @exactly
     def test_an_array_may_contain_itself(self, before):

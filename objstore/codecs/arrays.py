@@ -38,6 +38,17 @@ def is_array_class(kind: Any) -> bool:
     return numpy is not None and isinstance(kind, type) and issubclass(kind, numpy.ndarray)
 
 
+def is_plain_array_class(kind: Any) -> bool:
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and kind is numpy.ndarray
+
+
+def takes_array_state(kind: Any) -> bool:
+    """Whether NumPy itself takes the state that a pickle has for instances of a class."""
+    numpy = sys.modules.get("numpy")
+    return is_array_class(kind) and numpy is not None and kind.__setstate__ is numpy.ndarray.__setstate__
+
+
 def plain_number(value: Any) -> Any:
     """The plain number or text of one of NumPy's scalars; None where the value is something else."""
     numpy = sys.modules.get("numpy")

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from pickle import UnpicklingError
 from typing import Any, ClassVar, Self
 
-from objstore.codecs.arrays import is_array_class, refuse_unsound
+from objstore.codecs.arrays import is_plain_array_class, refuse_unsound, takes_array_state
 from objstore.codecs.names import Name, returns_instances, show
 
 # Attributes that say what an object is, or how it is pickled.  No state has them in it but a forged one.
@@ -247,7 +247,7 @@ def stand_in(name: Name, thing: Any) -> type:
         "said": show(name),
         "thing": thing,
         "kind": thing if owns_state else None,
-        "known": returns_instances(thing),
+        "known": returns_instances(thing) and not takes_array_state(thing),
     }
     return _Part(show(name), (_base(thing),), contents)
 
@@ -255,7 +255,7 @@ def stand_in(name: Name, thing: Any) -> type:
 def _base(thing: Any) -> type[_StandIn]:
     if is_dtype_class(thing):
         return _Dtype
-    if is_array_maker(thing) or is_array_class(thing):
+    if is_array_maker(thing) or is_plain_array_class(thing):
         return _Array
     return _NumpyPart if is_of_numpy(thing) else _StandIn
 

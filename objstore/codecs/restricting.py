@@ -24,7 +24,7 @@ from pickle import PickleBuffer, PicklingError, UnpicklingError
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType, NoneType
 from typing import Any, ClassVar, get_origin
 
-from objstore.codecs.arrays import is_array_class
+from objstore.codecs.arrays import is_plain_array_class, takes_array_state
 from objstore.codecs.names import OPEN_DOORS, Name, own_name, show, where
 from objstore.codecs.rehearsing import (
     Refused,
@@ -208,22 +208,21 @@ class _HalfMade:
 
     def build(self, instance: Any, state: Any) -> bool:
         """Build it, if it is one; whether it is."""
-        kind = type(instance)
-        is_dtype = any(map(is_dtype_class, kind.__mro__))
-        is_array = kind.__module__ == "numpy" and is_array_class(kind)
-        if id(instance) not in self._half_made:
-            if is_dtype or is_array or id(instance) in self._built:
-                refuse_rebuilding()
-            return False
-        self._built[id(instance)] = self._half_made.pop(id(instance))
+        is_dtype = any(map(is_dtype_class, type(instance).__mro__))
+        if id(instance) not in self._half_made and (
+            is_dtype or is_plain_array_class(type(instance)) or id(instance) in self._built
+        ):
+            refuse_rebuilding()
+        self._half_made.pop(id(instance), None)
         if is_dtype:
             self.refuse_in(state)
             build_dtype(instance, state)
-            return True
-        if is_array:
+        elif takes_array_state(type(instance)):
             check_array_state(state)
             self.refuse_in(state[2])
-        return False
+        if is_of_numpy(type(instance)) or takes_array_state(type(instance)):
+            self._built[id(instance)] = instance
+        return is_dtype
 
     def refuse_in(self, value: Any) -> None:
         if self._half_made and any(id(each) in self._half_made for each in all_within(value)):
