@@ -670,6 +670,145 @@ class TestNumpy:
         assert array[0] == 7
 
 
+def made_dtype(name="V8"):
+    return call(glob("dtype", "numpy"), text(name), b"\x89", b"\x88")
+
+
+def dtype_state(*, subdtype=b"N", names=b"N", fields=b"N", size=b"K\x08", alignment=b"K\x01", flags=b"K\x00"):
+    return b"(K\x03" + text("|") + subdtype + names + fields + size + alignment + flags + b"t"
+
+
+def field(dtype, offset, flags=b"K\x10"):
+    return {"flags": flags, "names": text("a") + b"\x85", "fields": b"}" + text("a") + dtype + offset + b"\x86s"}
+
+
+EIGHT = made_dtype("<i8") + b"(K\x03" + text("<") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+OBJECT = made_dtype("O") + b"(K\x03" + text("|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x3ftb"
+FORGED = {
+    "a field beyond the end": dtype_state(**field(EIGHT, b"J\x00\x00\x01\x00")),
+    "a field before the beginning": dtype_state(**field(EIGHT, b"J\xf8\xff\xff\xff")),
+    "objects that are no references": dtype_state(**field(OBJECT, b"K\x00", flags=b"K\x00")),
+    "objects that are not in a list": dtype_state(**field(OBJECT, b"K\x00", flags=b"K\x01")),
+    "references that are no objects": dtype_state(flags=b"K\x3f"),
+    "parts that are larger than the whole": dtype_state(subdtype=EIGHT + b"M\x00\x10\x85\x86"),
+}
+
+
+class Quantity(np.ndarray):
+    """An array with a unit, say."""
+
+
+class TestForgedDtypes:
+    """NumPy believes what a pickle says of a dtype; such a one reads what is not in its array, or crashes."""
+
+    numpy = Pickle(allow=[np.ndarray, give_person])
+    exactly = pytest.mark.parametrize("before", [b"", call(glob("give_person")) + b"}b0"], ids=["fast", "exact"])
+
+    @exactly
+    def test_those_that_fit_are_fine(self, before):
+        payload = program(before, made_dtype(), dtype_state(**field(EIGHT, b"K\x00")), b"b")
+        assert load(payload, self.numpy) == np.dtype([("a", "<i8")])
+
+    @exactly
+    @pytest.mark.parametrize("kind", FORGED)
+    def test_those_that_do_not_are_refused(self, kind, before):
+        refuses(program(before, made_dtype(), FORGED[kind], b"b"), "forged|whole process", self.numpy)
+
+    @exactly
+    def test_none_is_changed_once_it_is_made(self, before):
+        twice = made_dtype() + dtype_state() + b"b" + dtype_state(size=b"M\x00\x10") + b"b"
+        refuses(program(before, twice), "after it was made", self.numpy)
+
+    @exactly
+    @pytest.mark.parametrize("spec", [b"h\x00", b"]" + text("a") + b"h\x00\x86a"])
+    def test_none_is_used_before_it_is_made(self, before, spec):
+        helper = np.arange(1).__reduce_ex__(5)[0]
+        array = call(glob(helper.__name__, helper.__module__), b"C\x08" + bytes(8), spec, b"K\x01\x85", text("C"))
+        early = program(made_dtype(), b"\x940", before, array, b"0h\x00", dtype_state(size=b"M\x00\x10"), b"b")
+        refuses(early, "before it is made", self.numpy)
+
+    @exactly
+    @pytest.mark.parametrize("spec", [b"]", b"h\x00", b"}"])
+    def test_none_is_made_of_others(self, before, spec):
+        made = call(glob("dtype", "numpy"), b"]" + text("a") + spec + b"\x86a", b"\x89", b"\x88")
+        refuses(
+            program(made_dtype(), b"\x940", before, made, dtype_state(), b"b"),
+            "of other things|before it is made",
+            self.numpy,
+        )
+
+    @staticmethod
+    def made_array():
+        helper = np.array([None]).__reduce__()[0]
+        return call(glob(helper.__name__, helper.__module__), glob("ndarray", "numpy"), b"K\x00\x85", b"C\x01b")
+
+    @staticmethod
+    def contents(*objects, size=b"K\x02"):
+        return b"(K\x01" + size + b"\x85" + OBJECT + b"\x89](" + b"".join(objects) + b"et"
+
+    @exactly
+    def test_an_array_takes_the_objects_that_are_there(self, before):
+        good = program(before, self.made_array(), self.contents(SEVEN, SEVEN), b"b")
+        assert load(good, self.numpy).tolist() == [7, 7]
+        for bad in (self.contents(SEVEN), self.contents(SEVEN, SEVEN, size=b"J\xff\xff\xff\x7f")):
+            refuses(program(before, self.made_array(), bad, b"b"), "too few", self.numpy)
+
+    @exactly
+    def test_an_array_gets_its_contents_once_and_before_it_is_used(self, before):
+        twice = program(before, self.made_array(), self.contents(SEVEN, SEVEN), b"b", self.contents(SEVEN, SEVEN), b"b")
+        refuses(twice, "after it was made", self.numpy)
+        helper = np.arange(1).__reduce_ex__(5)[0]
+        view = call(glob(helper.__name__, helper.__module__), b"h\x00", text("u1"), b"K\x00\x85", text("C"))
+        refuses(program(self.made_array(), b"\x940", before, view, SEVEN, b"b"), "before it is made", self.numpy)
+        built = call(glob("ndarray", "numpy"), b"K\x02\x85") + self.contents(SEVEN, SEVEN) + b"b"
+        refuses(program(before, built), "after it was made", self.numpy)
+
+    def test_subclasses_are_no_way_around(self):
+        own = Pickle(allow=[np.ndarray, Quantity])
+        array = np.array([None, 1]).view(Quantity)
+        payload = own.encode(array)[0]
+        assert type(load(payload, own)) is Quantity
+        helper = np.array([None]).__reduce__()[0]
+        made = call(glob(helper.__name__, helper.__module__), glob("Quantity"), b"K\x00\x85", b"C\x01b")
+        refuses(program(made, self.contents(SEVEN), b"b"), "too few", own)
+        refuses(program(made, self.contents(SEVEN, SEVEN), b"b", self.contents(), b"b"), "after it was made", own)
+        direct = call(glob("Quantity"), b"K\x02\x85")
+        with pytest.raises(pickle.UnpicklingError, match=r"too few|whole process"):
+            load(program(direct, self.contents(SEVEN), b"b"), own)
+
+    @exactly
+    def test_an_array_may_contain_itself(self, before):
+        array = np.array([None, 1])
+        array[0] = array
+        payload = without_frames(self.numpy.encode(array)[0])
+        if before:  # which comes first, and is not remembered
+            payload = payload[:2] + before + payload[2:]
+        back = load(payload, self.numpy)
+        assert back[0] is back
+
+    DTYPES = (
+        "<f8", ">f8", "O", "S5", "<U3", "S", "V", "V7", "M8", "M8[25s]", "?", "c16", "g",
+        np.dtype([("a", "i1"), ("b", "f8")], align=True),
+        [("a", "O"), ("b", "<i4", (2, 3))],
+        [(("title", "a"), "i4")],
+        (">i2", (3,)),
+        {"names": ["a", "b"], "formats": ["<i4", "<i4"], "offsets": [0, 2]},
+        {"names": ["a"], "formats": ["<i4"], "offsets": [4], "itemsize": 30},
+        [("x", [("y", "O"), ("z", "M8[ns]")])],
+        [],
+    )  # fmt: skip
+
+    @exactly
+    @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+    def test_every_true_one_comes_back(self, dtype, before):
+        dtype = np.dtype(dtype)
+        for value in (dtype, np.zeros(2, dtype), [dtype, dtype]):
+            payload = without_frames(self.numpy.encode(value)[0])
+            back = load(payload[:2] + before + payload[2:], self.numpy)
+            assert getattr(back, "dtype", None) == getattr(value, "dtype", None)
+            assert np.array_equal(back, value) if isinstance(value, np.ndarray) else back == value
+
+
 def without_frames(payload):
     """A pickle without the FRAME opcode, whose length is of no use once the pickle is changed."""
     return payload[:2] + payload[11:] if payload[2:3] == b"\x95" else payload

@@ -38,6 +38,17 @@ def is_array_class(kind: Any) -> bool:
     return numpy is not None and isinstance(kind, type) and issubclass(kind, numpy.ndarray)
 
 
+def is_plain_array_class(kind: Any) -> bool:
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and kind is numpy.ndarray
+
+
+def takes_array_state(kind: Any) -> bool:
+    """Whether NumPy itself takes the state that a pickle has for instances of a class."""
+    numpy = sys.modules.get("numpy")
+    return is_array_class(kind) and numpy is not None and kind.__setstate__ is numpy.ndarray.__setstate__
+
+
 def plain_number(value: Any) -> Any:
     """The plain number or text of one of NumPy's scalars; None where the value is something else."""
     numpy = sys.modules.get("numpy")
@@ -137,3 +148,47 @@ def _checked_field(field: Any) -> Iterable[Any]:
     yield _checked(descr)
     if shape:
         yield _sizes(shape[0])
+
+
+_DERIVED_FLAGS = 0x7F  # of a dtype: whether its elements are references and the like; the others are about layout only
+
+
+def refuse_unsound(dtype: Any) -> None:
+    """Raise ValueError where a dtype is not what NumPy would make of its parts.
+
+    NumPy believes the state of a dtype that a pickle gives, and so a forged one makes an array read beyond its
+    buffer, or take numbers for references to objects.
+    """
+    try:
+        sound = _rebuilt(dtype)
+    except TypeError as exc:
+        raise ValueError(f"the dtype {dtype!r} cannot be: {exc}") from exc
+    if sound != dtype or _layout(sound) != _layout(dtype):
+        raise ValueError(f"the dtype {dtype!r} does not fit its parts")
+
+
+def _layout(dtype: Any) -> tuple[Any, ...]:
+    return dtype.num, dtype.kind, dtype.itemsize, dtype.alignment, dtype.flags & _DERIVED_FLAGS
+
+
+def _rebuilt(dtype: Any) -> Any:
+    import numpy as np
+
+    if dtype.subdtype is not None:
+        base, shape = dtype.subdtype
+        return np.dtype((_rebuilt(base), shape))
+    if dtype.names is None:
+        return np.dtype(dtype.str)
+    fields = [dtype.fields[name] for name in dtype.names]
+    titles = [field[2] if len(field) == 3 else None for field in fields]
+    if set(dtype.fields) != {*dtype.names, *titles} - {None}:
+        raise ValueError("the dtype has fields without a name")
+    parts: Any = {
+        "names": list(dtype.names),
+        "formats": [_rebuilt(field[0]) for field in fields],
+        "offsets": [field[1] for field in fields],
+        "titles": titles,
+        "itemsize": dtype.itemsize,
+    }
+    sound: Any = np.dtype(parts, bool(dtype.isalignedstruct))
+    return sound

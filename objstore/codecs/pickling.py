@@ -50,10 +50,12 @@ class Pickle:
 
     Raises ValueError and TypeError where a name is none, and nothing is to be found under it.
 
-    An allow-list stops a pickle from running what it likes. It does not stop one from setting any attribute of
-    an instance of an allowed class, from calling what is allowed with any arguments, without `__init__` too, nor
-    from taking all memory or time; and the pickles of NumPy and other compiled classes are not proof against
-    bytes that were forged. For bytes from somebody you do not trust there are `Msgpack` and `Json`.
+    An allow-list stops a pickle from running what it likes, and from changing classes and functions. It does not
+    stop one from setting any attribute of an instance of an allowed class, from calling what is allowed with any
+    arguments, without `__init__` too, nor from taking all memory or time; and while the dtypes of arrays are
+    checked, other compiled classes believe what a pickle says. For bytes from somebody you do not trust there are
+    `Msgpack` and `Json`. A pickle with attributes is run twice, and slowly where a function made what they belong
+    to.
     """
 
     name = "pickle"

@@ -14,9 +14,12 @@ watches the performance itself, which is exact and slow.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Iterator
 from pickle import UnpicklingError
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
+from objstore.codecs.arrays import is_plain_array_class, refuse_unsound, takes_array_state
 from objstore.codecs.names import Name, returns_instances, show
 
 # Attributes that say what an object is, or how it is pickled.  No state has them in it but a forged one.
@@ -86,12 +89,13 @@ class _StandIn(metaclass=_Part):
 
     __slots__ = ()
     said: ClassVar[str]
+    thing: ClassVar[Any] = None
     kind: ClassVar[type | None] = None
     """The class without `__setstate__` whose instances these stand for, where it is sure that they are that."""
     known: ClassVar[bool] = False
     """Whether these are sure to be objects that the pickle made, and no classes."""
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> _StandIn:
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         return object.__new__(cls)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -115,6 +119,119 @@ class _StandIn(metaclass=_Part):
             _refuse_state(self.kind, state)
 
 
+class _NumpyPart(_StandIn):
+    """An instance of one of NumPy's, which is not made with a dtype that is still to be built."""
+
+    __slots__ = ()
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        _refuse_half_made(args)
+        return object.__new__(cls)
+
+    def __setstate__(self, state: Any) -> None:
+        _refuse_half_made(state)
+        super().__setstate__(state)
+
+
+class _Dtype(_StandIn):
+    """A dtype of NumPy: a real one, which is built once, looked at, and only then used."""
+
+    __slots__ = ("built", "real")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        check_dtype_arguments(args)
+        self.built = False
+        self.real = self.thing(*(getattr(arg, "thing", arg) for arg in args), **kwargs)
+
+    def __setstate__(self, state: Any) -> None:
+        if self.built:
+            refuse_rebuilding()
+        _refuse_half_made(state)
+        build_dtype(self.real, _with_real_dtypes(state))
+        self.built = True
+
+
+class _Array(_NumpyPart):
+    """An array of NumPy, made without contents and then given them, once."""
+
+    __slots__ = ("built", "plain")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.built = isinstance(self.thing, type)  # only what a helper makes is given contents
+        self.plain = bool(args) and getattr(args[0], "said", None) == "numpy.ndarray"
+
+    def __setstate__(self, state: Any) -> None:
+        if self.built:
+            refuse_rebuilding()
+        if not self.plain:
+            raise Undecided
+        check_array_state(state)
+        _refuse_half_made(state[2])
+        self.built = True
+
+
+def check_array_state(state: Any) -> None:
+    """Raise where an array would take more objects from a list than are in it."""
+    if type(state) is not tuple or len(state) != 5 or type(state[1]) is not tuple:
+        raise Refused("the pickle gives an array a state that NumPy does not write; it is forged")
+    if not all(type(size) is int for size in state[1]):
+        raise Refused("the pickle gives an array a shape that NumPy does not write; it is forged")
+    if isinstance(state[4], list) and len(state[4]) != math.prod(state[1]):
+        raise Refused("the pickle gives an array too few objects, or too many; it is forged")
+
+
+def check_dtype_arguments(args: Iterable[Any]) -> None:
+    """Raise where a dtype is not made as NumPy's pickles make it: of a name or a class, and yes and no."""
+    if not all(isinstance(arg, (str, bool, type)) for arg in args):
+        raise Refused("the pickle makes a dtype of other things than NumPy does; it is forged")
+
+
+def build_dtype(dtype: Any, state: Any) -> None:
+    """Give a dtype its state; raise where it is no dtype then."""
+    dtype.__setstate__(state)
+    try:
+        refuse_unsound(dtype)
+    except ValueError as exc:
+        raise Refused(f"the pickle is forged: {exc}") from exc
+
+
+def refuse_rebuilding() -> None:
+    """Raise since a dtype or an array that is in use already, perhaps, is about to be changed."""
+    raise Refused("the pickle would change a dtype or an array after it was made; it is forged")
+
+
+def refuse_half_made() -> None:
+    """Raise since a dtype or an array is about to be used that can still be changed."""
+    raise Refused("the pickle uses a dtype or an array before it is made; it is forged")
+
+
+def _refuse_half_made(value: Any) -> None:
+    if any(isinstance(each, (_Dtype, _Array)) and not each.built for each in all_within(value)):
+        refuse_half_made()
+
+
+def all_within(value: Any) -> Iterator[Any]:
+    """The value, or what is in the tuples, lists and mappings that it is, each of them once."""
+    todo, seen = [value], set()
+    while todo:
+        each = todo.pop()
+        if not isinstance(each, (tuple, list, dict)):
+            yield each
+        elif id(each) not in seen:
+            seen.add(id(each))
+            todo += each.values() if isinstance(each, dict) else each
+
+
+def _with_real_dtypes(state: Any) -> Any:
+    if isinstance(state, _Dtype):
+        return state.real
+    if isinstance(state, tuple):
+        return tuple(map(_with_real_dtypes, state))
+    if isinstance(state, dict):
+        return {key: _with_real_dtypes(value) for key, value in state.items()}
+    return state
+
+
 class _Unknown(_StandIn):
     """What calling an instance returns."""
 
@@ -128,7 +245,31 @@ def stand_in(name: Name, thing: Any) -> type:
     contents = {
         "__slots__": (),
         "said": show(name),
+        "thing": thing,
         "kind": thing if owns_state else None,
-        "known": returns_instances(thing),
+        "known": returns_instances(thing) and not takes_array_state(thing),
     }
-    return _Part(show(name), (_StandIn,), contents)
+    return _Part(show(name), (_base(thing),), contents)
+
+
+def _base(thing: Any) -> type[_StandIn]:
+    if is_dtype_class(thing):
+        return _Dtype
+    if is_array_maker(thing) or is_plain_array_class(thing):
+        return _Array
+    return _NumpyPart if is_of_numpy(thing) else _StandIn
+
+
+def is_dtype_class(thing: Any) -> bool:
+    return isinstance(thing, type) and (thing.__module__, thing.__qualname__) == ("numpy", "dtype")
+
+
+def is_array_maker(thing: Any) -> bool:
+    """Whether it is the helper that makes arrays without contents."""
+    return is_of_numpy(thing) and getattr(thing, "__name__", None) == "_reconstruct"
+
+
+def is_of_numpy(thing: Any) -> bool:
+    """Whether a class or a function is one of NumPy's."""
+    module = getattr(thing, "__module__", None)
+    return isinstance(module, str) and module.split(".")[0] == "numpy"

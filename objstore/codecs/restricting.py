@@ -4,11 +4,12 @@
 rest: a name that is not on the list is neither imported nor called.  Both have what `Pickle` needs of `dumps`
 and `loads`, and nothing is imported here that the list does not name.
 
-Three things get past `find_class`, and are stopped elsewhere:
+What gets past `find_class` is stopped elsewhere:
 
 * Extension codes (`copyreg.add_extension`) are looked up once for the whole process, so a pickle could use
   whatever some other one has loaded.  They are refused.
-* BUILD can be aimed at a class or a function, see `rehearsing`.
+* BUILD can be aimed at a class or a function, see `rehearsing`. It can also make a dtype of NumPy that reads
+  beyond its array; a dtype must be what NumPy would make of its parts.
 * The bytes may lie where others can write, so they are copied before they are looked at.
 """
 
@@ -23,8 +24,23 @@ from pickle import PickleBuffer, PicklingError, UnpicklingError
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType, NoneType
 from typing import Any, ClassVar, get_origin
 
+from objstore.codecs.arrays import is_plain_array_class, takes_array_state
 from objstore.codecs.names import OPEN_DOORS, Name, own_name, show, where
-from objstore.codecs.rehearsing import Refused, refuse_attribute, refuse_shared, stand_in
+from objstore.codecs.rehearsing import (
+    Refused,
+    all_within,
+    build_dtype,
+    check_array_state,
+    check_dtype_arguments,
+    is_array_maker,
+    is_dtype_class,
+    is_of_numpy,
+    refuse_attribute,
+    refuse_half_made,
+    refuse_rebuilding,
+    refuse_shared,
+    stand_in,
+)
 
 PROTOCOL = 5
 
@@ -140,6 +156,10 @@ def _exact_unpickler(things: dict[Name, Any]) -> type[Any]:
     class Unpickler(base):  # type: ignore[misc]
         dispatch: ClassVar = dict(base.dispatch)
 
+        def __init__(self, file: Any, *, buffers: Iterable[Any]) -> None:
+            super().__init__(file, buffers=buffers)
+            self.half_made = _HalfMade()
+
         def find_class(self, module: str, qualified: str) -> Any:
             return _look_up(things, (module, qualified))
 
@@ -148,11 +168,65 @@ def _exact_unpickler(things: dict[Name, Any]) -> type[Any]:
 
         def load_build(self) -> None:
             state = self.stack.pop()
-            _build(self.stack[-1], state, shared)
+            instance = self.stack[-1]
+            if not self.half_made.build(instance, state):
+                _build(instance, state, shared)
+
+        def load_reduce(self) -> None:
+            function, args = self.stack[-2:]
+            if is_of_numpy(function):
+                self.half_made.refuse_in(args)
+            if is_dtype_class(function):
+                check_dtype_arguments(args)
+            super().load_reduce()
+            if is_dtype_class(function) or is_array_maker(function):
+                self.half_made.made(self.stack[-1])
+
+        def load_newobj(self) -> None:
+            if is_dtype_class(self.stack[-2]):
+                check_dtype_arguments([None])
+            if is_of_numpy(self.stack[-2]):
+                self.half_made.refuse_in(self.stack[-1])
+            super().load_newobj()
 
         dispatch[pickle.BUILD[0]] = load_build
+        dispatch[pickle.REDUCE[0]] = load_reduce
+        dispatch[pickle.NEWOBJ[0]] = load_newobj
 
     return Unpickler
+
+
+class _HalfMade:
+    """The dtypes and arrays of NumPy that one pickle makes: each is built once, and only then used."""
+
+    def __init__(self) -> None:
+        self._half_made: dict[int, Any] = {}
+        self._built: dict[int, Any] = {}  # kept, so that no other has its id
+
+    def made(self, thing: Any) -> None:
+        self._half_made[id(thing)] = thing
+
+    def build(self, instance: Any, state: Any) -> bool:
+        """Build it, if it is one; whether it is."""
+        is_dtype = any(map(is_dtype_class, type(instance).__mro__))
+        if id(instance) not in self._half_made and (
+            is_dtype or is_plain_array_class(type(instance)) or id(instance) in self._built
+        ):
+            refuse_rebuilding()
+        self._half_made.pop(id(instance), None)
+        if is_dtype:
+            self.refuse_in(state)
+            build_dtype(instance, state)
+        elif takes_array_state(type(instance)):
+            check_array_state(state)
+            self.refuse_in(state[2])
+        if is_of_numpy(type(instance)) or takes_array_state(type(instance)):
+            self._built[id(instance)] = instance
+        return is_dtype
+
+    def refuse_in(self, value: Any) -> None:
+        if self._half_made and any(id(each) in self._half_made for each in all_within(value)):
+            refuse_half_made()
 
 
 def _build(instance: Any, state: Any, shared: set[int]) -> None:
