@@ -49,6 +49,7 @@ class Audit:
         self._location = location
         self._keys = keys
         self._identity: Identity | None = None
+        self._looked_at_identity = False
         self._seals: dict[bytes, Seal | None] = {}  # by the prefix of the namespace
         self._records = Counter[bytes]()  # by the prefix of the namespace
         self._others = 0
@@ -92,6 +93,8 @@ class Audit:
                 self.problems.append(f"namespace {name!r} has {self._records[prefix]} records of {count}")
         for prefix in self._records.keys() - self._namespaces.keys():
             self.problems.append(f"{self._records[prefix]} records are in a namespace whose name is lost")
+        if self._identity is None and not self._looked_at_identity:
+            self.problems.append("the identity of the store is missing")
         if self._state is None:
             self.problems.append("the state of the store is missing or damaged")
         elif self._state[1] != self._others:
@@ -159,6 +162,7 @@ class Audit:
             self._state = space.read_state(stored)
 
     def _take_identity(self, stored: bytes) -> None:
+        self._looked_at_identity = True
         try:
             self._identity = identity.unpack(stored, self._location)
             identity.check_seal(self._identity, self._location, self._keys)

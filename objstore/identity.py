@@ -59,9 +59,9 @@ def ring_of(identity: Identity, keys: Keys) -> KeyRing | None:
     return keys.encryption if identity.sealing == "encrypted" else keys.signing
 
 
-def _mac(identity: Identity, ring: KeyRing, key_id: bytes) -> str:
+def _mac(identity: Identity, ring: KeyRing, key_id: bytes) -> bytes:
     text = _text(identity._replace(mac=None))
-    return blake2b(text, digest_size=32, key=ring.subkeys(b"objstore store")[key_id]).hexdigest()
+    return blake2b(text, digest_size=32, key=ring.subkeys(b"objstore store")[key_id]).hexdigest().encode()
 
 
 def _text(identity: Identity) -> bytes:
@@ -78,7 +78,7 @@ def pack(identity: Identity, keys: Keys = NO_KEYS) -> bytes:
     ring = ring_of(identity, keys)
     if identity.sealing is not None and ring is not None:
         identity = identity._replace(key=ring.newest.hex())
-        identity = identity._replace(mac=_mac(identity, ring, ring.newest))
+        identity = identity._replace(mac=_mac(identity, ring, ring.newest).decode())
     text = _text(identity)
     return text + digest(text, key_digest(IDENTITY_KEY))
 
@@ -94,20 +94,25 @@ def unpack(stored: bytes | None, location: str) -> Identity:
     try:
         fields = json.loads(text)
         found = Identity(**{name: value for name, value in fields.items() if name in Identity._fields})
-    except (ValueError, TypeError, AttributeError) as exc:
+    except (ValueError, TypeError, AttributeError, RecursionError) as exc:
         raise StoreCorrupt(f"the identity of the store at {location!r} makes no sense; restore a backup") from exc
     if found.format != FORMAT or found.digest != _DIGEST or fields.keys() - set(Identity._fields):
         raise StoreError(
             f"the store at {location!r} has format {found.format} with {found.digest} digests, and this objstore reads "
             f"up to {FORMAT} with {_DIGEST}; upgrade objstore"
         )
-    if not all(isinstance(value, str) for name, value in fields.items() if name != "format" and value is not None):
+    if not all(isinstance(value, str) for value in found._replace(format="", **_optional(found))):
         raise StoreCorrupt(f"the identity of the store at {location!r} makes no sense; restore a backup")
     return found
 
 
-def check(stored: bytes | None, location: str, *, kind: str, codec: Codec | None, keys: Keys) -> None:
-    """Refuse to open a store as what it is not, or with keys that are not its own.
+def _optional(identity: Identity) -> dict[str, str]:
+    """The fields that may be missing, with a text where they are."""
+    return {name: "" for name in ("sealing", "key", "mac") if getattr(identity, name) is None}
+
+
+def check(stored: bytes | None, location: str, *, kind: str, codec: Codec | None, keys: Keys) -> Identity:
+    """The identity of a store, if that is what it is taken for, and sealed with one of the keys.
 
     Raises what `unpack` raises, StoreError, and BadSignature.
     """
@@ -127,6 +132,7 @@ def check(stored: bytes | None, location: str, *, kind: str, codec: Codec | None
             f"the store at {location!r} has codec {identity.codec!r}, which this objstore does not know; give it as "
             f"codec if it is your own, or else upgrade objstore"
         )
+    return identity
 
 
 def check_seal(identity: Identity, location: str, keys: Keys) -> None:
@@ -143,16 +149,13 @@ def check_seal(identity: Identity, location: str, keys: Keys) -> None:
         given = "encryption_key" if keys.encryption else "signing_key"
         needed = "encryption_key" if identity.sealing == "encrypted" else "signing_key"
         raise BadSignature(f"the store at {location!r} is {identity.sealing}; give {needed} and not {given}")
-    try:
-        key_id = bytes.fromhex(identity.key or "")
-    except ValueError:
-        key_id = b""
-    if key_id not in ring:
+    key_id = next((each for each in ring if each.hex() == identity.key), None)
+    if key_id is None:
         raise BadSignature(
             f"the store at {location!r} is {identity.sealing} with key {identity.key}, which is none of those given "
             f"({', '.join(each.hex() for each in ring)}); give that one, too"
         )
-    if not compare_digest(_mac(identity, ring, key_id), identity.mac or ""):
+    if not compare_digest(_mac(identity, ring, key_id), (identity.mac or "").encode("utf-8", "surrogatepass")):
         raise BadSignature(
             f"the identity of the store at {location!r} was changed by somebody who has not its key; restore a backup"
         )

@@ -101,7 +101,9 @@ class Readable(Mapping[K, V]):
 
     def __contains__(self, key: object) -> bool:
         there, state = self._there(self._space.tree_key(key), STATE_KEY)
-        return there and (not state[0] & EXPIRES_USED or self._look(key) is not None)
+        if not there or (state and not state[0] & EXPIRES_USED):
+            return there
+        return self._look(key) is not None
 
     def __len__(self) -> int:
         return self._space.count(self._reader())

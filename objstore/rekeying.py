@@ -41,8 +41,8 @@ class RekeyReport(NamedTuple):
 
 def rekey(
     engine: Engine, apply: Callable[..., Any], what: Identity, keys: Keys, progress: Progress | None
-) -> RekeyReport:
-    """Seal every record with the newest key; `apply(function, *arguments)` is the engine's `transact`, where one may.
+) -> tuple[RekeyReport, Identity]:
+    """Seal every record with the newest key; the report, and the identity of the store. `apply(function, *arguments)` is the engine's `transact`, where one may.
 
     Raises StoreError where the store is not sealed, or no keys are given.
     """
@@ -57,9 +57,11 @@ def rekey(
     for _ in range(_PASSES):
         resealed += work.go_through(progress)
         if not work.needed:
-            apply(_put, IDENTITY_KEY, identity.pack(what, keys))
+            stored = identity.pack(what, keys)
+            apply(_put, IDENTITY_KEY, stored)
+            what = identity.unpack(stored, engine.location)
             break
-    return RekeyReport(resealed, tuple(work.refused.values()), tuple(sorted(work.needed)))
+    return RekeyReport(resealed, tuple(work.refused.values()), tuple(sorted(work.needed))), what
 
 
 class _Item(NamedTuple):

@@ -386,6 +386,8 @@ class Space:
             header, payload, frames = record.unpack(tree_key, found, verify_frames, self.seal)
             if header.seal and self.seal is None:
                 raise Forged("it is sealed, and this store takes no sealed records")
+            if self._contradicts_itself(tree_key, header):
+                raise Damaged("its header belongs to another key, or to no time")
             return header, payload, frames
         except Damaged as exc:
             raise self._corrupt(key, exc) from exc
@@ -509,11 +511,13 @@ class Space:
                 header = record.read_header(whole, len(whole))
         except Damaged:
             return record.DAMAGED_HEADER
+        return record.DAMAGED_HEADER if self._contradicts_itself(tree_key, header) else header
+
+    def _contradicts_itself(self, tree_key: bytes, header: Header) -> bool:
+        """Whether a record says what none says that was written here: so somebody else has made it."""
         if header.expires_at is not None and not 0 <= header.expires_at <= _LATEST:
-            return record.DAMAGED_HEADER
-        if header.long_key is not None and keys.shorten(header.long_key) != tree_key[self._key_at :]:
-            return record.DAMAGED_HEADER
-        return header
+            return True
+        return header.long_key is not None and keys.shorten(header.long_key) != tree_key[self._key_at :]
 
     def _is_intact(self, tree_key: bytes, get: Callable[[bytes], Stored | None]) -> bool:
         try:
@@ -528,7 +532,7 @@ class Space:
         entries = self._catalogued(txn) if self.prefix else txn.count() - others
         if flags & EXPIRES_USED and entries:
             entries -= sum(confirmed for _, _, confirmed in self._expired(txn, self.now()))
-        return entries
+        return _counted(entries, txn.count())
 
     def scan(self, txn: Reader, start: bytes, stop: bytes | None, reverse: bool, now: int) -> Iterator[Found]:
         """What is there and not expired, in order, seen without the values."""
@@ -701,10 +705,10 @@ class Space:
                 raise StoreError(
                     f"namespace {self.name!r} has another codec than {self.codec.name!r} by now; open it anew"
                 )
-            txn.put(self._catalog_key, _count.pack(self._catalogued(txn) + own) + name)
+            txn.put(self._catalog_key, _count.pack(_counted(self._catalogued(txn) + own)) + name)
         if others or flags:
             had, before = self._state(txn)
-            txn.put(STATE_KEY, _state.pack(had | flags, before + others))
+            txn.put(STATE_KEY, _state.pack(had | flags, _counted(before + others)))
 
     def _index(self, txn: Writer, tree_key: bytes, expires_at: int | None, tags: Sequence[str]) -> int:
         added = 0
@@ -729,6 +733,13 @@ class Space:
                 header = self._header(tree_key, stored, len(stored), txn.get)
                 same = header.expires_at == int.from_bytes(index_key[1:_EXPIRY_HEAD], "big")
                 yield index_key, tree_key, same and self._is_intact(tree_key, txn.get)
+
+
+def _counted(number: int, most: int = 1 << 48) -> int:
+    """A number of entries, if it can be one."""
+    if not 0 <= number <= most:
+        raise StoreCorrupt("the counts of the store are damaged; check it, and salvage it")
+    return number
 
 
 def check_name(name: str) -> str:

@@ -151,7 +151,8 @@ class Store(Writable[K, V]):
         check = partial(identity.check, kind=self._kind, codec=given, keys=keys)
         initial = {IDENTITY_KEY: identity.pack(new, keys), **INITIAL_STATE}
         engine = connect(location, flag, initial, durability, check, self, **options)
-        self._identity = identity.unpack(engine.get(IDENTITY_KEY), engine.location)
+        # Once more, for what is believed from now on: somebody may have changed it since it was looked at.
+        self._identity = check(engine.get(IDENTITY_KEY), engine.location)
         self._keys = keys
         space = Space(
             "",
@@ -448,8 +449,7 @@ class Store(Writable[K, V]):
 
         Raises StoreError where the store is not sealed, or this handle has no key.
         """
-        report = rekey(self._engine, self._apply, self._identity, self._keys, progress)
-        self._identity = identity.unpack(self._engine.get(IDENTITY_KEY), self.location)
+        report, self._identity = rekey(self._engine, self._apply, self._identity, self._keys, progress)
         return report
 
     def sync(self) -> None:

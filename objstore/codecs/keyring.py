@@ -12,6 +12,7 @@ its keys.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Literal, NamedTuple
@@ -20,6 +21,7 @@ from objstore.record import KEY_ID_BYTES
 
 MIN_KEY_BYTES = 32
 _SUBKEY_BYTES = 32
+_HEXADECIMAL = re.compile("[0-9a-fA-F]{16,}")
 _BYTES = (bytes, bytearray, memoryview)
 _LEAST_DISTINCT = 16  # of 32 random bytes, fewer are different once in 10**15 keys
 
@@ -113,6 +115,9 @@ def _ring(name: str, option: KeyOption, variable: str | None) -> KeyRing | None:
 
 def _read(variable: str) -> list[bytes]:
     """The keys in an environment variable: hexadecimal digits, several separated by commas."""
+    if not variable.isidentifier() or _HEXADECIMAL.fullmatch(variable):
+        # It may be the key itself, and must not get into a message.
+        raise ValueError("a key that is text is the name of an environment variable; a key itself is bytes")
     text = os.environ.get(variable)
     if text is None:
         raise ValueError(f"there is no environment variable {variable!r}; a key itself is given as bytes")

@@ -66,7 +66,7 @@ class _Sealing:
 
     def _stranger(self, named: bytes) -> Forged:
         """What is wrong with a record whose kind and key, in the field of its seal, are none of these."""
-        if named[0] != self.kind:
+        if named[:1] != self._kind:
             return Forged("it is sealed in another way than this store has it")
         return Forged(f"it is sealed with key {named[1:].hex()}, which is none of those given")
 
@@ -143,7 +143,7 @@ class Encryption(_Sealing):
 
     def open(self, tree_key: bytes, head: bytes | memoryview, inside_at: int) -> Bytes:
         salt_at = inside_at - SALT_BYTES
-        named = bytes(head[salt_at - 1 - KEY_ID_BYTES : salt_at])
+        named = bytes(head[max(salt_at - 1 - KEY_ID_BYTES, 0) : max(salt_at, 0)])
         derivation = self._derivations.get(named)
         if derivation is None:
             raise self._stranger(named)
