@@ -121,7 +121,9 @@ class Audit:
         if prefix not in self._seals:
             self._seals[prefix] = self._seal_of(prefix)
         seal = self._seals[prefix]
-        header = record.unpack(tree_key, stored, seal=seal)[0]
+        header = record.unpack(tree_key, stored)[0]
+        if seal is not None:
+            record.unpack(tree_key, stored, seal=seal)
         sealing = self._identity and self._identity.sealing
         if bool(header.seal) != bool(sealing):
             raise Forged(f"it is {'sealed' if header.seal else 'not sealed'}, and the store is not so")

@@ -101,14 +101,10 @@ def unpack(stored: bytes | None, location: str) -> Identity:
             f"the store at {location!r} has format {found.format} with {found.digest} digests, and this objstore reads "
             f"up to {FORMAT} with {_DIGEST}; upgrade objstore"
         )
-    if not all(isinstance(value, str) for value in found._replace(format="", **_optional(found))):
+    optional = {name for name in ("sealing", "key", "mac") if getattr(found, name) is None}
+    if not all(isinstance(getattr(found, name), str) for name in set(found._fields) - optional - {"format"}):
         raise StoreCorrupt(f"the identity of the store at {location!r} makes no sense; restore a backup")
     return found
-
-
-def _optional(identity: Identity) -> dict[str, str]:
-    """The fields that may be missing, with a text where they are."""
-    return {name: "" for name in ("sealing", "key", "mac") if getattr(identity, name) is None}
 
 
 def check(stored: bytes | None, location: str, *, kind: str, codec: Codec | None, keys: Keys) -> Identity:

@@ -42,7 +42,9 @@ class RekeyReport(NamedTuple):
 def rekey(
     engine: Engine, apply: Callable[..., Any], what: Identity, keys: Keys, progress: Progress | None
 ) -> tuple[RekeyReport, Identity]:
-    """Seal every record with the newest key; the report, and the identity of the store. `apply(function, *arguments)` is the engine's `transact`, where one may.
+    """Seal every record with the newest key; what was done, and the identity of the store since.
+
+    `apply(function, *arguments)` is the engine's `transact`, where one may write.
 
     Raises StoreError where the store is not sealed, or no keys are given.
     """

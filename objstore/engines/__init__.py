@@ -19,7 +19,7 @@ def connect(
     flag: str,
     initial: Mapping[bytes, bytes],
     durability: str | None,
-    check: Callable[[bytes | None, str], None] = lambda _identity, _location: None,
+    check: Callable[[bytes | None, str], object] = lambda _identity, _location: None,
     user: object = None,
     **options: Any,
 ) -> Engine:

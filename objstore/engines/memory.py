@@ -309,7 +309,7 @@ def open_memory(
     flag: str,
     initial: Mapping[bytes, bytes],
     durability: str | None,
-    check: Callable[[bytes | None, str], None],
+    check: Callable[[bytes | None, str], object],
     user: object = None,
 ) -> MemoryEngine:
     """The engine behind `memory://name`, one per name and process, or a new one where there is no name.

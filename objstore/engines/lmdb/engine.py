@@ -107,7 +107,7 @@ class LmdbEngine(Engine):
         location: str,
         directory: Directory | None,
         options: Options,
-        check: Callable[[bytes | None, str], None],
+        check: Callable[[bytes | None, str], object],
     ) -> None:
         """Nothing is opened yet, see `open`."""
         self.location = location

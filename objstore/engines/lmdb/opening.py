@@ -22,7 +22,7 @@ def open_lmdb(
     flag: str,
     initial: Mapping[bytes, bytes],
     durability: str | None,
-    check: Callable[[bytes | None, str], None],
+    check: Callable[[bytes | None, str], object],
     options: Options,
     user: object = None,
 ) -> LmdbEngine:
@@ -74,7 +74,7 @@ def _open_first(
     flag: str,
     initial: Mapping[bytes, bytes],
     durability: str | None,
-    check: Callable[[bytes | None, str], None],
+    check: Callable[[bytes | None, str], object],
     options: Options,
     user: object,
 ) -> LmdbEngine:
