@@ -12,12 +12,21 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_examples_of_the_readme_run(tmp_path):
-    examples = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(examples) >= 5
-    program = "\n".join(examples)
+def run_examples(page, directory, at_least):
+    """Run all the Python examples of a page as one program."""
+    examples = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    assert len(examples) >= at_least
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-W", "error", "-c", program], cwd=tmp_path, env=environment, check=True)
+    program = "\n".join(examples)
+    subprocess.run([sys.executable, "-W", "error", "-c", program], cwd=directory, env=environment, check=True)
+
+
+def test_the_examples_of_the_readme_run(tmp_path):
+    run_examples("README.md", tmp_path, at_least=5)
+
+
+def test_the_examples_of_the_page_on_security_run(tmp_path):
+    run_examples("docs/security.md", tmp_path, at_least=4)
 
 
 def test_ci_runs_the_test_command_of_the_readme():
