@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import shutil
 import struct
+from functools import partial
 from pathlib import Path
 
 import pytest
 from golden import make
 
 from objstore import Store, record
+from objstore.codecs.keyring import KeyRing
 from objstore.codecs.pickling import Pickle
+from objstore.codecs.sealing import Signing
 from objstore.space import Space
 
 HERE = Path(make.__file__).parent
 ITEMS = {name: make.NAMESPACES_1.get(name, make.FORMAT_1) for name in ("", *make.NAMESPACES_1)}
 
 
+def copied(name, tmp_path):
+    """A copy of a golden store, for its owner alone, as git cannot keep it."""
+    copy = tmp_path / name
+    copy.mkdir(mode=0o700)
+    for file in ("data.mdb", "objstore.lock"):
+        shutil.copyfile(HERE / name / file, copy / file)
+    return copy
+
+
 @pytest.fixture
 def path(tmp_path):
-    """A copy of the golden store, for its owner alone, as git cannot keep it."""
-    copy = tmp_path / "format-1"
-    copy.mkdir(mode=0o700)
-    for name in ("data.mdb", "objstore.lock"):
-        shutil.copyfile(HERE / "format-1" / name, copy / name)
-    return copy
+    return copied("format-1", tmp_path)
 
 
 @pytest.fixture(params=["r", "w"])
@@ -176,3 +183,76 @@ class TestBytes:
     def test_a_frame_begins_where_it_is_aligned(self, path):
         data = (path / "data.mdb").read_bytes()
         assert data.index(make.FORMAT_1["framed"].back) % record.ALIGNMENT == 0
+
+
+class TestSealed:
+    @pytest.fixture(params=make.SEALINGS_1)
+    def sealed(self, request, tmp_path):
+        """A sealed golden store, and the option with which it is opened."""
+        ((option, key),) = make.SEALINGS_1[request.param].items()
+        return copied(f"format-1-{request.param}", tmp_path), option, key
+
+    def assert_whole(self, store):
+        for key, item in make.SEALED_1.items():
+            assert store[key] == reads_as(item)
+            assert store.entry(key).tags == item.tags
+        assert store["old"] == "sealed with an older key"
+        assert dict(store.namespace("users")) == {"ada": 1815}
+        assert store.check().ok
+
+    def test_it_is_read_with_its_keys(self, sealed):
+        path, option, key = sealed
+        with Store(path, "r", **{option: [make.OLD_KEY, key]}) as store:
+            self.assert_whole(store)
+
+    def test_it_is_rekeyed(self, sealed):
+        path, option, key = sealed
+        with Store(path, **{option: [key, make.OLD_KEY]}) as store:
+            assert store.rekey() == (1, (), ())
+        with Store(path, **{option: key}) as store:
+            self.assert_whole(store)
+
+    def test_signatures_are_today_what_they_were(self, tmp_path):
+        ring = KeyRing([make.KEY])
+        with Store(copied("format-1-signed", tmp_path), "r", signing_key=[make.KEY, make.OLD_KEY]) as store:
+            space = Space("", Pickle(), sealing=partial(Signing, ring, store.stats().id))
+            for key, item in make.SEALED_1.items():
+                _, packed = space.pack(key, item.value, item.ttl and make.EXPIRES_AT, item.tags)
+                assert bytes(packed) == store.entry(key).raw()
+
+
+class TestCodecs:
+    @pytest.fixture
+    def store(self, tmp_path):
+        with Store(copied("format-1-codecs", tmp_path), "r") as store:
+            yield store
+
+    @pytest.mark.parametrize("codec", make.CODECS_1)
+    def test_each_is_read(self, store, codec):
+        namespace = store.namespace(codec, codec="pickle" if codec == "pickle" else None)
+        for key, item in make.CODECS_1[codec].items():
+            assert namespace[key] == item.value
+            assert namespace.entry(key).codec == codec
+
+    @pytest.mark.parametrize("codec", make.CODECS_1)
+    def test_each_is_packed_today_as_it_was(self, store, codec):
+        namespace = store.namespace(codec, codec="pickle" if codec == "pickle" else None)
+        for key, item in make.CODECS_1[codec].items():
+            assert bytes(namespace._space.pack(key, item.value)[1]) == namespace.entry(key).raw()
+
+    @pytest.mark.parametrize("codec", ["msgpack", "json"])
+    def test_arrays_are_read(self, store, codec):
+        array = store.namespace(codec)["array"]
+        assert array.dtype == make.array_1().dtype
+        assert array.tolist() == make.array_1().tolist()
+
+    @pytest.mark.parametrize("method", make.METHODS_1)
+    def test_what_is_compressed_is_read(self, store, method):
+        namespace = store.namespace(method)
+        assert namespace["words"] == make.WORDS_1
+        assert namespace.entry("words").size < 200
+
+    def test_it_is_whole(self, store):
+        assert store.stats().codec == "msgpack"
+        assert set(store.namespaces()) == {*make.CODECS_1, *make.METHODS_1}
+        assert store.check().ok

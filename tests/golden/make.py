@@ -1,7 +1,7 @@
-"""Writes the golden store of the format that is current: `python tests/golden/make.py DIRECTORY`.
+"""Writes the golden stores of the format that is current: `python tests/golden/make.py DIRECTORY`.
 
 A golden store is made once, when its format is new, and kept for ever: `test_golden` reads it with every
-later version.  What is in it stands here, as literals; once a store is made, nothing here that begins with
+later version.  What is in them stands here, as literals; once a store is made, nothing here that ends with
 its format may change.
 """
 
@@ -11,6 +11,7 @@ import os
 import pickle
 import sys
 from datetime import date, datetime, timezone
+from functools import partial
 from typing import NamedTuple
 from uuid import UUID
 
@@ -103,5 +104,85 @@ def write(path: str) -> None:
     os.unlink(os.path.join(path, "lock.mdb"))
 
 
+# What came later in the same format: seals, codecs, compression.
+
+KEY = bytes(range(32))
+OLD_KEY = bytes(range(100, 132))
+SEALINGS_1 = {"signed": {"signing_key": KEY}, "encrypted": {"encryption_key": KEY}}
+
+SEALED_1 = {
+    "small": Item({"a": 1}),
+    "list": Item(list(range(2000))),
+    "expires and is tagged": Item("text", ttl=TTL, tags=("red", "grün")),
+    "framed": Item(Large(_BUFFER), back=bytearray(_BUFFER)),
+    "y" * 2000: Item("a long key", ttl=TTL, tags=("red",)),
+    ("user", 1): Item(None),
+}
+
+_STRUCTURED = {
+    "person": Item({"name": "Ada", "born": 1815, "tags": ["one", "two"], "none": None}),
+    "number": Item(-1.5),
+    "text": Item("ünïcödé 💾"),
+}
+
+CODECS_1 = {
+    "msgpack": _STRUCTURED | {"raw": Item(b"\x00\xff")},
+    "json": _STRUCTURED,
+    "bytes": {"a": Item(b"\x80\x05K\x01."), "empty": Item(b"")},
+    "pickle": {"set": Item({1, 2})},
+}
+
+WORDS_1 = "words and words and " * 100
+METHODS_1 = ("zlib", "lz4", "zstd")
+
+
+def array_1():
+    """An array for the codecs that run no code: with its bytes in the payload, or beside it."""
+    import numpy as np
+
+    return np.arange(12, dtype=">i4").reshape(3, 4)
+
+
+def write_sealed(path: str, options: dict) -> None:
+    """A sealed store of format 1; one of its records has an older key."""
+    from objstore import Store
+
+    option, key = next(iter(options.items()))
+    with Store(path, "n", clock=lambda: NOW, **{option: OLD_KEY}) as store:
+        store["old"] = "sealed with an older key"
+    with Store(path, clock=lambda: NOW, **{option: [key, OLD_KEY]}) as store:
+        for key, item in SEALED_1.items():
+            store.set(key, item.value, ttl=item.ttl, tags=item.tags)
+        store.namespace("users")["ada"] = 1815
+    os.unlink(os.path.join(path, "lock.mdb"))
+
+
+def write_codecs(path: str) -> None:
+    """A store of format 1 with a namespace for each codec, and for each method of compression."""
+    from objstore import Store
+
+    with Store(path, "n", codec="msgpack", clock=lambda: NOW) as store:
+        for codec, items in CODECS_1.items():
+            namespace = store.namespace(codec, codec=codec)
+            namespace.update({key: item.value for key, item in items.items()})
+            if codec in ("msgpack", "json"):
+                namespace["array"] = array_1()
+    for method in METHODS_1:
+        with Store(path, compression=method, clock=lambda: NOW) as store:
+            store.namespace(method)["words"] = WORDS_1
+    os.unlink(os.path.join(path, "lock.mdb"))
+
+
+def main(directory: str) -> None:
+    """Write all of them that are not there."""
+    todo = {"format-1": write, "format-1-codecs": write_codecs}
+    for name, options in SEALINGS_1.items():
+        todo[f"format-1-{name}"] = partial(write_sealed, options=options)
+    for name, make in todo.items():
+        path = os.path.join(directory, name)
+        if not os.path.exists(path):
+            make(path)
+
+
 if __name__ == "__main__":
-    write(sys.argv[1])
+    main(sys.argv[1])
