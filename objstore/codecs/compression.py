@@ -27,7 +27,6 @@ from __future__ import annotations
 import threading
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
 from functools import cache
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -68,7 +67,6 @@ class Shrunk(NamedTuple):
     sizes: list[int]  # of the payload, then of each frame
 
 
-@dataclass(frozen=True, repr=False)
 class Compression:
     """How a store compresses what is written to it.  What is read says itself how it was compressed.
 
@@ -80,28 +78,35 @@ class Compression:
     Raises ValueError and TypeError for what is none of these, ModuleNotFoundError where the library is missing.
     """
 
-    method: str = "zstd"
-    level: int | None = field(default=None, kw_only=True)
-    threshold: int = field(default=512, kw_only=True)
-    max_size: int = field(default=MAX_SIZE, kw_only=True)
-
-    def __post_init__(self) -> None:
-        how = _METHODS.get(self.method) if isinstance(self.method, str) else None
+    def __init__(
+        self, method: str = "zstd", *, level: int | None = None, threshold: int = 512, max_size: int = MAX_SIZE
+    ) -> None:
+        how = _METHODS.get(method) if isinstance(method, str) else None
         if how is None:
-            raise ValueError(f"a method of compression is one of {_NAMES}, not {self.method!r}")
-        if self.level is not None and _integer("level", self.level) not in how.levels:
+            raise ValueError(f"a method of compression is one of {_NAMES}, not {method!r}")
+        if level is not None and _integer("level", level) not in how.levels:
             low, high = how.levels[0], how.levels[-1]
-            raise ValueError(f"a level of {self.method} is a number from {low} to {high}, not {self.level!r}")
-        if _integer("threshold", self.threshold) < 0:
-            raise ValueError(f"threshold is a number of bytes, 0 or more, not {self.threshold}")
-        if _integer("max_size", self.max_size) < 1:
-            raise ValueError(f"max_size is a number of bytes, 1 or more, not {self.max_size}")
+            raise ValueError(f"a level of {method} is a number from {low} to {high}, not {level!r}")
+        if _integer("threshold", threshold) < 0:
+            raise ValueError(f"threshold is a number of bytes, 0 or more, not {threshold}")
+        if _integer("max_size", max_size) < 1:
+            raise ValueError(f"max_size is a number of bytes, 1 or more, not {max_size}")
         how.library()
+        self.method = method
+        self.level = level
+        self.threshold = threshold
+        self.max_size = max_size
 
     def __repr__(self) -> str:
-        _, *options = ((option, getattr(self, option.name)) for option in fields(self))
-        said = (f", {option.name}={value}" for option, value in options if value != option.default)
+        usual = {"level": None, "threshold": 512, "max_size": MAX_SIZE}
+        said = (f", {name}={getattr(self, name)}" for name in usual if getattr(self, name) != usual[name])
         return f"Compression({self.method!r}{''.join(said)})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Compression) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(vars(self).values()))
 
     @property
     def number(self) -> int:
