@@ -440,7 +440,7 @@ class TestNonces:
 
 
 def test_codes_are_compared_in_constant_time(monkeypatch):
-    """Time is not to be measured in a test: what compares a code is `hmac.compare_digest`, for records and identities."""
+    """Time is not to be measured in a test: what compares a code is `hmac.compare_digest`, of records and stores."""
     compared = []
 
     def watched(module):
