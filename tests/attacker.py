@@ -22,6 +22,9 @@ OTHER = bytes(range(100, 132))
 SEALINGS = {"signed": {"signing_key": KEY}, "encrypted": {"encryption_key": KEY}}
 WITHOUT_KEY = {"signing_key": False, "encryption_key": False}
 
+NUMBERS = {"pickle": 1, "bytes": 2, "json": 3, "msgpack": 4}
+"""Those of the codecs, as records have them."""
+
 REFUSED = (BadSignature, CorruptRecord)
 
 ran: list[object] = []

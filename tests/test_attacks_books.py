@@ -175,6 +175,16 @@ class TestCounts:
                 action(store, users)
             assert store.check() is not None
 
+    @pytest.mark.xfail(strict=True, raises=MemoryError, reason="list() makes room for as many as a count says")
+    @pytest.mark.parametrize("action", [list, lambda users: list(users.items()), lambda users: list(users.range())])
+    def test_a_count_takes_no_memory(self, location, action):
+        with Store(location) as store:
+            users = store.namespace("users")
+            users["a"] = 1
+            plant(store, users._space._catalog_key, struct.pack("<Q", 1 << 60) + b"users")
+            with suppress(StoreError):
+                action(users)
+
     @pytest.mark.parametrize("state", [None, b"", bytes(1), bytes(8), bytes(10)])
     def test_a_state_that_is_none(self, location, state):
         with Store(location) as store:
