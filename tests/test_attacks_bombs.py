@@ -26,7 +26,7 @@ from attacker import (
     tree_key,
 )
 
-from objstore import CorruptRecord, DecodeError, Pickle, Store, StoreError
+from objstore import Compression, CorruptRecord, DecodeError, Pickle, Store, StoreError
 
 VICTIM = "victim"
 MIB = 1 << 20
@@ -86,6 +86,19 @@ class TestBombs:
                 return refusals
 
             assert self.limited(attack) == [VICTIM] * len(sizes)
+
+    def test_that_tells_the_truth(self):
+        """What is larger than the bound is not expanded, be it as large as it says."""
+        bomb = zeros("zlib", BOMB)
+        with Store("memory://", codec="bytes", compression=Compression("zlib", max_size=MIB)) as store:
+
+            def attack():
+                place = tree_key(store, VICTIM)
+                fields = struct.pack("<BHQ", 1, 1, BOMB)
+                plant(store, place, headed(place, bomb, codec=2, flags=0x10, fields=fields))
+                return str(refuses(store, VICTIM, DecodeError))
+
+            assert "max_size" in self.limited(attack)
 
     @pytest.mark.xfail(
         strict=True, raises=AssertionError, reason="MemoryError comes out where expanding runs out of it"
