@@ -37,6 +37,14 @@ class Damage(NamedTuple):
     """Its key, or a LostKey where that is lost with it."""
     reason: str
 
+    @property
+    def shown_key(self) -> str:
+        """Its key for a message: shortened, and also where Python refuses to write it."""
+        return keys.show(self.key)
+
+    def __repr__(self) -> str:
+        return f"Damage(namespace={self.namespace!r}, key={self.shown_key}, reason={self.reason!r})"
+
 
 class Audit:
     """Takes the items of a tree, one by one and in order; then it knows what is wrong with them."""
@@ -122,6 +130,8 @@ class Audit:
             self._seals[prefix] = self._seal_of(prefix)
         seal = self._seals[prefix]
         header = record.unpack(tree_key, stored)[0]
+        if space.contradicts(header, tree_key[len(prefix) :]):
+            raise Damaged("its header belongs to another key, or to no time")
         if seal is not None:
             record.unpack(tree_key, stored, seal=seal)
         sealing = self._identity and self._identity.sealing
@@ -198,9 +208,7 @@ def key_of(place: bytes, stored: Stored | None) -> Any:
 def _key(place: bytes, header: Header) -> Any:
     if len(place) <= keys.ORDERED_BYTES:
         return keys.decode(place)
-    if header.long_key is None or keys.shorten(header.long_key) != place:
-        return LostKey(place)
-    return keys.decode(header.long_key)
+    return keys.decode_long(place, header.long_key)
 
 
 def _short(index_key: bytes) -> bytes:

@@ -93,7 +93,7 @@ def require_whole(inspection: Inspection, progress: Progress | None) -> None:
     report = run(inspection, progress)
     if report.ok:
         return
-    what = [*report.problems, *(f"the record of {damage.key!r}: {damage.reason}" for damage in report.damaged)]
+    what = [*report.problems, *(f"the record of {damage.shown_key}: {damage.reason}" for damage in report.damaged)]
     raise StoreCorrupt(
         f"the copy of {inspection.location!r} is not whole ({what[0]}; {len(what)} in all), and was thrown away; "
         f"check that store, and restore a backup of it or salvage what is left"

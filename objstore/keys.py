@@ -167,8 +167,16 @@ def decode(encoded: bytes) -> Any:
         return key if encode(key) == encoded else LostKey(encoded)
     except UnicodeDecodeError:
         return _decode_surrogates(encoded)
-    except (ValueError, LookupError, ArithmeticError):
+    except (ValueError, LookupError, ArithmeticError, RecursionError):
         return LostKey(encoded)
+
+
+def decode_long(place: bytes, encoded: bytes | None) -> Any:
+    """The key that stands shortened at a place, from the whole encoding that its record has, if it has the right one."""
+    if encoded is None or shorten(encoded) != place:
+        return LostKey(place)
+    key = decode(encoded)
+    return LostKey(place) if type(key) is LostKey else key
 
 
 def shorten(encoded: bytes) -> bytes:

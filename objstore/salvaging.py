@@ -146,6 +146,8 @@ class _Salvage:
     def _add(self, engine: Engine, prefix: bytes, tree_key: bytes, stored: bytes, is_stray: bool) -> None:
         into = self._space(prefix)
         header, payload, frames = record.unpack(tree_key, stored, seal=into.seal)
+        if space.contradicts(header, tree_key[len(prefix) :]):
+            raise Damaged("its header belongs to another key, or to no time")
         if into.prefix != prefix:  # its name is lost, and the digest covers the prefix
             if header.seal:
                 raise Damaged("the name of its namespace is lost, and its seal covers that")

@@ -247,8 +247,7 @@ class Space:
         return self._long_key(tree_key, self._header(tree_key, stored, len(stored), lambda _: stored))
 
     def _long_key(self, tree_key: bytes, header: Header) -> Any:
-        place = tree_key[self._key_at :]
-        return keys.LostKey(place) if header.long_key is None else keys.decode(header.long_key)
+        return keys.decode_long(tree_key[self._key_at :], header.long_key)
 
     # Values
 
@@ -386,7 +385,7 @@ class Space:
             header, payload, frames = record.unpack(tree_key, found, verify_frames, self.seal)
             if header.seal and self.seal is None:
                 raise Forged("it is sealed, and this store takes no sealed records")
-            if self._contradicts_itself(tree_key, header):
+            if contradicts(header, tree_key[self._key_at :]):
                 raise Damaged("its header belongs to another key, or to no time")
             return header, payload, frames
         except Damaged as exc:
@@ -408,6 +407,9 @@ class Space:
             return expand(*compressed, payload, frames, bound)
         except (TooLarge, ModuleNotFoundError) as exc:
             raise DecodeError(f"the value of key {keys.show(key)} is compressed: {exc}", key) from exc
+        except MemoryError as exc:
+            what = f"takes {sum(compressed[1])} bytes when it is expanded, for which there is no memory"
+            raise DecodeError(f"the value of key {keys.show(key)} {what}", key) from exc
         except Unexpandable as exc:
             raise self._corrupt(key, exc) from exc
 
@@ -511,13 +513,7 @@ class Space:
                 header = record.read_header(whole, len(whole))
         except Damaged:
             return record.DAMAGED_HEADER
-        return record.DAMAGED_HEADER if self._contradicts_itself(tree_key, header) else header
-
-    def _contradicts_itself(self, tree_key: bytes, header: Header) -> bool:
-        """Whether a record says what none says that was written here: so somebody else has made it."""
-        if header.expires_at is not None and not 0 <= header.expires_at <= _LATEST:
-            return True
-        return header.long_key is not None and keys.shorten(header.long_key) != tree_key[self._key_at :]
+        return record.DAMAGED_HEADER if contradicts(header, tree_key[self._key_at :]) else header
 
     def _is_intact(self, tree_key: bytes, get: Callable[[bytes], Stored | None]) -> bool:
         try:
@@ -751,6 +747,16 @@ def check_name(name: str) -> str:
     if not 0 < len(name) <= 1000:
         raise ValueError(f"the name of a namespace has 1 to 1,000 characters, not {len(name)}")
     return name
+
+
+def contradicts(header: Header, place: bytes) -> bool:
+    """Whether the header of the record at a place of its namespace says what none says that was written here.
+
+    Its digest may fit all the same, because anybody can make one.
+    """
+    if header.expires_at is not None and not 0 <= header.expires_at <= _LATEST:
+        return True
+    return header.long_key is not None and keys.shorten(header.long_key) != place
 
 
 def prefix_of(name: str) -> bytes:

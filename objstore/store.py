@@ -20,7 +20,7 @@ from objstore.checking import CheckReport, check_engine, require_whole
 from objstore.codecs.base import Codec
 from objstore.codecs.compression import Compression, compression_of
 from objstore.codecs.keyring import KeyOption, is_secret, keys_of
-from objstore.codecs.sealing import sealing_of
+from objstore.codecs.sealing import forbidding, sealing_of
 from objstore.codecs.table import codec_of
 from objstore.engines import connect, path_of
 from objstore.engines.base import IDENTITY_KEY, Activity, Engine, Held, Progress, Reader, Stored, Writer
@@ -133,6 +133,7 @@ class Store(Writable[K, V]):
         given = None if codec is None else codec_of(codec)
         smaller = compression_of(compression)
         keys = keys_of(signing_key, encryption_key)
+        forbidding()  # a slip in the environment is found before anything is made
         if permissions not in ("private", "umask"):
             raise ValueError(f"permissions is 'private' or 'umask', not {permissions!r}")
         if map_size is not None and not (isinstance(map_size, int) and 1 << 16 <= map_size <= 1 << 46):

@@ -16,6 +16,7 @@ from rich.progress import Progress
 
 import objstore
 from objstore import Damage, Store, StoreError
+from objstore.cli.printing import printable, say
 
 # So many of each kind are printed; a program gets all of them (`objstore.check`).
 _MOST_PRINTED = 100
@@ -35,12 +36,10 @@ def check(store: str, accept: bool) -> None:
     _print(report.problems)
     _print(map(_damaged, report.damaged))
     if report.suspect:
-        click.echo("suspect: the machine went down while it had unsynced writes; --accept takes it as it is")
+        say("suspect: the machine went down while it had unsynced writes; --accept takes it as it is")
     if report.unverified:
-        click.echo(
-            f"{report.unverified:,} seals not verified: OBJSTORE_SIGNING_KEY or OBJSTORE_ENCRYPTION_KEY has no key"
-        )
-    click.echo(f"{report.entries:,} records, {'all is well' if report.ok else 'something is wrong'}")
+        say(f"{report.unverified:,} seals not verified: OBJSTORE_SIGNING_KEY or OBJSTORE_ENCRYPTION_KEY has no key")
+    say(f"{report.entries:,} records, {'all is well' if report.ok else 'something is wrong'}")
     raise SystemExit(not report.ok)
 
 
@@ -61,7 +60,7 @@ def compact(store: str) -> None:
         before = opened.stats().file_bytes
         opened.compact(progress=progress)
         after = opened.stats().file_bytes
-    click.echo(f"{before:,} bytes before, {after:,} after")
+    say(f"{before:,} bytes before, {after:,} after")
 
 
 @click.command()
@@ -74,7 +73,7 @@ def salvage(source: str, target: str) -> None:
     _print(report.problems)
     _print(map(_damaged, report.lost))
     strays = f", {report.strays:,} of them from outside the damaged tree, maybe old" if report.strays else ""
-    click.echo(f"{report.entries:,} records salvaged{strays}; {len(report.lost):,} lost")
+    say(f"{report.entries:,} records salvaged{strays}; {len(report.lost):,} lost")
     raise SystemExit(bool(report.lost or report.problems))
 
 
@@ -91,12 +90,10 @@ def rekey(store: str) -> None:
         key = opened.stats().key
     _print(map(_damaged, report.refused))
     for needed in report.needed:
-        click.echo(
-            f"key {needed} is still needed: somebody writes with it; rekey again when all have the new key first"
-        )
+        say(f"key {needed} is still needed: somebody writes with it; rekey again when all have the new key first")
     if not report.needed:
-        click.echo(f"no key but {key} is needed any more")
-    click.echo(f"{report.resealed:,} records sealed anew, {len(report.refused):,} refused")
+        say(f"no key but {key} is needed any more")
+    say(f"{report.resealed:,} records sealed anew, {len(report.refused):,} refused")
     raise SystemExit(bool(report.refused or report.needed))
 
 
@@ -106,7 +103,7 @@ def _refusals() -> Iterator[None]:
     try:
         yield
     except (StoreError, ValueError) as exc:
-        raise click.ClickException(str(exc).replace("; flag 'c' makes one", "")) from exc
+        raise click.ClickException(printable(str(exc).replace("; flag 'c' makes one", ""))) from exc
 
 
 @contextmanager
@@ -124,11 +121,11 @@ def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
 def _print(lines: Iterable[str]) -> None:
     every = list(lines)
     for line in every[:_MOST_PRINTED]:
-        click.echo(line)
+        say(line)
     if len(every) > _MOST_PRINTED:
-        click.echo(f"... and {len(every) - _MOST_PRINTED:,} more like these")
+        say(f"... and {len(every) - _MOST_PRINTED:,} more like these")
 
 
 def _damaged(damage: Damage) -> str:
     where = f" in namespace {damage.namespace!r}" if damage.namespace else ""
-    return f"damaged: {damage.key!r}{where}: {damage.reason}"
+    return f"damaged: {damage.shown_key}{where}: {damage.reason}"

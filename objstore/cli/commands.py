@@ -24,6 +24,7 @@ from rich.text import Text
 from objstore import DEFAULT, Activity, Entry, Store, StoreError, StoreNotFound, __version__
 from objstore.cli.care import backup, check, compact, rekey, salvage
 from objstore.cli.demo import demo
+from objstore.cli.printing import printable, say
 
 _store_argument = click.argument("store", metavar="STORE")
 _namespace_option = click.option("-n", "--namespace", metavar="NAME", help="A namespace of the store.")
@@ -108,10 +109,10 @@ def ls(store: str, namespace: str | None, long: bool, prefix: str | None, tag: s
         chosen = opened.range(prefix=DEFAULT if prefix is None else _prefix(prefix), tag=tag, reverse=reverse)
         if long:
             for entry in chosen.entries():
-                click.echo(_long_form(entry))
+                say(_long_form(entry))
         else:
             for key in chosen:
-                click.echo(repr(key))
+                say(repr(key))
 
 
 @objstore.command()
@@ -130,7 +131,7 @@ def info(store: str) -> None:
         rows |= {f"in {name!r}": f"{len(opened.namespace(name)):,} entries" for name in opened.namespaces()}
         width = max(map(len, rows))
         for name, value in rows.items():
-            click.echo(f"{name:<{width}}  {value}")
+            say(f"{name:<{width}}  {value}")
 
 
 for _command in (check, backup, compact, salvage, rekey):
@@ -152,11 +153,11 @@ def _open(location: str, flag: str, namespace: str | None) -> Iterator[Store[Any
         with Store[Any, Any](location, flag) as store:
             yield store if namespace is None else store.namespace(namespace)
     except StoreNotFound as exc:
-        raise click.ClickException(str(exc).replace("flag 'c' makes", "`objstore set` makes")) from exc
+        raise click.ClickException(printable(str(exc).replace("flag 'c' makes", "`objstore set` makes"))) from exc
     except KeyError as exc:
         raise click.ClickException(f"not there: {exc.args[0]!r}") from exc
     except (StoreError, TypeError, ValueError) as exc:
-        raise click.ClickException(str(exc)) from exc
+        raise click.ClickException(printable(str(exc))) from exc
 
 
 def _literal(text: str) -> Any:
