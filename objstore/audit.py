@@ -134,10 +134,10 @@ class Audit:
             raise Damaged("its header belongs to another key, or to no time")
         if seal is not None:
             record.unpack(tree_key, stored, seal=seal)
-        sealing = self._identity and self._identity.sealing
-        if bool(header.seal) != bool(sealing):
-            raise Forged(f"it is {'sealed' if header.seal else 'not sealed'}, and the store is not so")
-        self.unverified += bool(sealing) and seal is None
+        is_sealed = bool(header.seal)
+        if self._identity is not None and is_sealed != bool(self._identity.sealing):
+            raise Forged(f"it is {'sealed' if is_sealed else 'not sealed'}, and the store is not so")
+        self.unverified += is_sealed and seal is None
         return header
 
     def _seal_of(self, prefix: bytes) -> Seal | None:
@@ -162,7 +162,8 @@ class Audit:
         try:
             count, name, _ = space.read_namespace(stored)
         except (struct.error, ValueError):
-            name = ""
+            self.problems.append("the name of a namespace is damaged")
+            return
         prefix = space.prefix_of(name)
         if prefix[1:] == tree_key[1:]:
             self._namespaces[prefix] = count, name

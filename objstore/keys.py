@@ -172,7 +172,7 @@ def decode(encoded: bytes) -> Any:
 
 
 def decode_long(place: bytes, encoded: bytes | None) -> Any:
-    """The key that stands shortened at a place, from the whole encoding that its record has, if it has the right one."""
+    """The key that stands shortened at a place, from the encoding in its record, if that is the right one."""
     if encoded is None or shorten(encoded) != place:
         return LostKey(place)
     key = decode(encoded)

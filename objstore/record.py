@@ -51,7 +51,7 @@ This module knows bytes only: no objects, no secrets, no clock, no engine.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from xxhash import xxh3_64, xxh3_64_digest, xxh3_64_intdigest
@@ -357,8 +357,8 @@ def _head(seed: int, flags: int, codec: int, fields: list[bytes], payload: bytes
 
 
 def packed_size(payload: bytes, frames: Sequence[memoryview], tags: Sequence[str], long_key: bytes | None) -> int:
-    """An upper bound of the size of a record, known before it is packed, without its seal."""
-    size = 64 + len(payload)
+    """An upper bound of the size of a record, known before it is packed."""
+    size = 256 + len(payload)
     if not (frames or tags or long_key):
         return size
     size += len(long_key or b"") + sum(4 * len(tag) + 2 for tag in tags)
@@ -392,6 +392,15 @@ def read_header(head: Bytes, size: int) -> Header:
         raise Damaged("its header is cut short") from None
     except UnicodeDecodeError as exc:
         raise Damaged("its tags are not text") from exc
+
+
+def header_of(tree_key: bytes, head: Bytes, size: int, get: Callable[[bytes], Bytes | None]) -> Header:
+    """The same, where `get` gives the whole record if its header goes on behind the head.  Raises `Damaged`."""
+    try:
+        return read_header(head, size)
+    except IndexError:
+        whole = get(tree_key) or b""
+        return read_header(whole, len(whole))
 
 
 def key_id(header: Header) -> bytes:
@@ -464,7 +473,8 @@ def unpack(
     With a `seal`, which is verified, they are what is inside it; without, a sealed record is its payload.  The last
     two are views of `record`, or of what was decrypted.  Raises `Damaged` where a digest does not fit, `Forged`.
     """
-    view = memoryview(record)
+    # Nobody may change what is sealed between the look at its seal and its use, so a view is copied.
+    view = memoryview(record if seal is None else bytes(record))
     if len(view) <= DIGEST_BYTES:
         raise Damaged("the record is cut short")
     seed = key_digest(tree_key)

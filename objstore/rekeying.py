@@ -17,10 +17,10 @@ from objstore import identity, record, space
 from objstore.audit import Damage, key_of, lost_name
 from objstore.codecs.keyring import Keys
 from objstore.codecs.sealing import sealing_of
-from objstore.engines.base import IDENTITY_KEY, Engine, Progress, Reader, Writer
+from objstore.engines.base import IDENTITY_KEY, Engine, Progress, Reader, Writer, put
 from objstore.errors import StoreError
 from objstore.identity import Identity
-from objstore.record import Damaged, Forged, Header, Seal
+from objstore.record import Damaged, Forged, Seal
 from objstore.space import Sealing
 
 _BATCH_BYTES = 8 << 20
@@ -36,13 +36,14 @@ class RekeyReport(NamedTuple):
     refused: tuple[Damage, ...]
     """Records that are damaged, or that none of the keys has sealed: they are as they were."""
     needed: tuple[str, ...]
-    """The ids of older keys that somebody still writes with.  Where there are none, forget all but the newest."""
+    """The ids of older keys that somebody still writes with.  Where there are none, and nothing was refused that you
+    want back, forget all but the newest."""
 
 
 def rekey(
     engine: Engine, apply: Callable[..., Any], what: Identity, keys: Keys, progress: Progress | None
-) -> tuple[RekeyReport, Identity]:
-    """Seal every record with the newest key; what was done, and the identity of the store since.
+) -> RekeyReport:
+    """Seal every record with the newest key.
 
     `apply(function, *arguments)` is the engine's `transact`, where one may write.
 
@@ -59,11 +60,9 @@ def rekey(
     for _ in range(_PASSES):
         resealed += work.go_through(progress)
         if not work.needed:
-            stored = identity.pack(what, keys)
-            apply(_put, IDENTITY_KEY, stored)
-            what = identity.unpack(stored, engine.location)
+            apply(put, IDENTITY_KEY, identity.pack(what, keys))
             break
-    return RekeyReport(resealed, tuple(work.refused.values()), tuple(sorted(work.needed))), what
+    return RekeyReport(resealed, tuple(work.refused.values()), tuple(sorted(work.needed)))
 
 
 class _Item(NamedTuple):
@@ -118,11 +117,10 @@ class _Rekeying:
         if prefix is None or tree_key in self.refused:
             return None
         try:
-            header = _header(reader, tree_key, head, size)
+            header = record.header_of(tree_key, head, size, reader.get)
             if record.key_id(header) == self._newest:
                 return None
-            stored = reader.get(tree_key)
-            assert isinstance(stored, bytes)
+            stored = bytes(reader.get(tree_key) or b"")
             seal = self._seal(reader, prefix)
             header, payload, frames = record.unpack(tree_key, stored, seal=seal)
             resealed = record.repack(tree_key, header, payload, frames, header.expires_at, seal)
@@ -144,20 +142,9 @@ class _Rekeying:
         return self._seals[prefix]
 
 
-def _header(reader: Reader, tree_key: bytes, head: bytes, size: int) -> Header:
-    try:
-        return record.read_header(head, size)
-    except IndexError:  # it goes on behind the head
-        return record.read_header(reader.get(tree_key) or b"", size)
-
-
 def _replace(txn: Writer, batch: list[_Item]) -> int:
     """Store those that nobody has changed since; how many."""
     same = [item for item in batch if txn.get(item.tree_key) == item.stored]
     for item in same:
         txn.put(item.tree_key, item.resealed)
     return len(same)
-
-
-def _put(txn: Writer, tree_key: bytes, stored: bytes) -> None:
-    txn.put(tree_key, stored)

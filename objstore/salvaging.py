@@ -24,7 +24,7 @@ from objstore.codecs.raw import Bytes
 from objstore.codecs.sealing import sealing_of
 from objstore.codecs.table import name_of
 from objstore.engines import path_of
-from objstore.engines.base import DURABILITY_KEY, IDENTITY_KEY, Engine, Progress, Writer, durability_of
+from objstore.engines.base import DURABILITY_KEY, IDENTITY_KEY, Engine, Progress, Writer, durability_of, put
 from objstore.errors import StoreCorrupt
 from objstore.identity import Identity
 from objstore.record import Damaged, Forged, Header
@@ -77,7 +77,7 @@ def salvage(
         found = _identity(library, os.fspath(source), keys)
         what = found or _new_identity(keys, store_id)
         sealing = sealing_of(what.sealing, keys, what.id) if identity.ring_of(what, keys) else None
-        work = _Salvage(_names(library), sealing)
+        work = _Salvage(_names(library), what.sealing is not None, sealing)
 
         def fill(engine: Engine) -> None:
             for tree_key, stored in remains.items(problems.append, progress or _tell_nobody):
@@ -85,7 +85,9 @@ def salvage(
             remains.strays(partial(work.take_stray, engine))
             work.store_batch(engine)
             if found is None:  # what its codec was, the records have told
-                engine.transact(_put, IDENTITY_KEY, identity.pack(what._replace(codec=work.codec), keys))
+                if work.codec is None:
+                    problems.append("the name of its codec is lost, which is one of somebody's own: open it with that")
+                engine.transact(put, IDENTITY_KEY, identity.pack(what._replace(codec=work.codec or "lost"), keys))
 
         initial = {IDENTITY_KEY: identity.pack(what, keys), **INITIAL_STATE}
         make_store(path_of(target), initial, durability_of(library.get(DURABILITY_KEY)) or "full", fill)
@@ -105,12 +107,13 @@ class _Item(NamedTuple):
 class _Salvage:
     """Takes items, and stores those whose digests fit, many at a time."""
 
-    def __init__(self, names: dict[bytes, tuple[str, str | None]], sealing: Sealing | None) -> None:
+    def __init__(self, names: dict[bytes, tuple[str, str | None]], is_sealed: bool, sealing: Sealing | None) -> None:
         self.entries = 0
         self.strays = 0
         self.lost: dict[bytes, Damage] = {}
         self._names = names
         self._sealing = sealing
+        self._is_sealed = is_sealed
         self._codecs = Counter[int]()  # of the default namespace
         self._spaces: dict[bytes, Space] = {}
         self._batch: list[_Item] = []
@@ -148,6 +151,10 @@ class _Salvage:
         header, payload, frames = record.unpack(tree_key, stored, seal=into.seal)
         if space.contradicts(header, tree_key[len(prefix) :]):
             raise Damaged("its header belongs to another key, or to no time")
+        if header.seal and not self._is_sealed:
+            raise StoreCorrupt(
+                "the store is sealed, and the identity that says how is lost: give its key, and its id as store_id"
+            )
         if into.prefix != prefix:  # its name is lost, and the digest covers the prefix
             if header.seal:
                 raise Damaged("the name of its namespace is lost, and its seal covers that")
@@ -167,10 +174,10 @@ class _Salvage:
         self.strays += strays
 
     @property
-    def codec(self) -> str:
-        """The codec that most of the records in the default namespace have."""
+    def codec(self) -> str | None:
+        """The codec that most of the records in the default namespace have; None for one of somebody's own."""
         most = self._codecs.most_common(1)
-        return name_of(most[0][0]) or Pickle.name if most else Pickle.name
+        return name_of(most[0][0]) if most else Pickle.name
 
     def _space(self, prefix: bytes) -> Space:
         if prefix not in self._spaces:
@@ -180,10 +187,6 @@ class _Salvage:
 
     def _name(self, prefix: bytes) -> str:
         return self._space(prefix).name
-
-
-def _put(txn: Writer, tree_key: bytes, stored: bytes) -> None:
-    txn.put(tree_key, stored)
 
 
 def _store(txn: Writer, batch: list[_Item]) -> tuple[int, int]:

@@ -42,8 +42,8 @@ from objstore import keys, record
 from objstore.codecs.base import Codec
 from objstore.codecs.compression import MAX_SIZE, Compression, TooLarge, Unexpandable, expand
 from objstore.codecs.pickling import Pickle
-from objstore.codecs.sealing import forbidding
-from objstore.codecs.table import CODECS, codec_of, name_of
+from objstore.codecs.sealing import Locked, forbidding
+from objstore.codecs.table import CODECS, codec_of, encoder_of, name_of
 from objstore.engines.base import Reader, Stored, Writer
 from objstore.errors import BadSignature, CorruptRecord, DecodeError, EncodeError, StoreCorrupt, StoreError
 from objstore.keys import ORDERED_BYTES
@@ -134,7 +134,7 @@ class Space:
     ) -> None:
         self.name = name
         self.codec = codec
-        self._encode, self._decode = codec.encode, codec.decode
+        self._encode, self._decode = encoder_of(codec), codec.decode
         self.clock = clock
         self.prefix = prefix_of(name)
         self.start = self.prefix or USER
@@ -358,9 +358,7 @@ class Space:
         """The same of a record that is not small, plain and sound."""
         if found is None:
             raise KeyError(key)
-        if self.seal is not None:
-            if not isinstance(found, bytes):  # others could change it between the look at its seal and its use
-                found = bytes(found)
+        if self.seal is not None and isinstance(found, bytes):
             payload = record.unpack_usual(tree_key, found, self.codec.number, self.seal)
             if payload is not None:
                 try:
@@ -506,19 +504,16 @@ class Space:
 
     def _header(self, tree_key: bytes, head: record.Bytes, size: int, get: Callable[[bytes], Stored | None]) -> Header:
         try:
-            try:
-                header = record.read_header(head, size)
-            except IndexError:  # longer than the head
-                whole = get(tree_key) or b""
-                header = record.read_header(whole, len(whole))
+            header = record.header_of(tree_key, head, size, get)
         except Damaged:
             return record.DAMAGED_HEADER
         return record.DAMAGED_HEADER if contradicts(header, tree_key[self._key_at :]) else header
 
     def _is_intact(self, tree_key: bytes, get: Callable[[bytes], Stored | None]) -> bool:
+        seal = None if isinstance(self.seal, Locked) else self.seal
         try:
-            record.unpack(tree_key, get(tree_key) or b"")
-        except Damaged:
+            record.unpack(tree_key, get(tree_key) or b"", seal=seal)
+        except (Damaged, Forged):
             return False
         return True
 
@@ -577,6 +572,7 @@ class Space:
         if not (self.prefix or flags or tags) and expires_at is None:
             txn.put(tree_key, packed)
             return
+        self._check_codec(txn)
         old = txn.get(tree_key)
         dropped = self._unindex(txn, tree_key, old) if flags else 0
         txn.put(tree_key, packed)
@@ -597,6 +593,7 @@ class Space:
                 self.put(txn, tree_key, packed, expires_at, tags)
             return
         before = txn.count() if self.prefix else 0
+        self._check_codec(txn)
         txn.put_many(items)
         if self.prefix:
             self._keep_books(txn, own=txn.count() - before)
@@ -689,6 +686,13 @@ class Space:
         except struct.error as exc:
             raise StoreCorrupt(f"the count of namespace {self.name!r} is damaged; check the store") from exc
 
+    def _check_codec(self, txn: Reader) -> None:
+        """Refuse to write into a namespace that was given another codec since this handle was opened."""
+        catalogued = txn.get(self._catalog_key) if self.prefix else None
+        if catalogued is not None and catalogued[_count.size :] != self._catalogued_name:
+            self.check_hash(txn)
+            raise StoreError(f"namespace {self.name!r} has another codec than {self.codec.name!r} by now; open it anew")
+
     def _keep_books(self, txn: Writer, own: int, index: int = 0, flags: int = 0) -> None:
         """Write down what came or went: items of this namespace, index entries, and first uses."""
         others = index
@@ -697,10 +701,6 @@ class Space:
             catalogued = txn.get(self._catalog_key)
             others += own + (catalogued is None)
             name = self._catalogued_name if catalogued is None else catalogued[_count.size :]
-            if own > 0 and name != self._catalogued_name:
-                raise StoreError(
-                    f"namespace {self.name!r} has another codec than {self.codec.name!r} by now; open it anew"
-                )
             txn.put(self._catalog_key, _count.pack(_counted(self._catalogued(txn) + own)) + name)
         if others or flags:
             had, before = self._state(txn)

@@ -19,8 +19,8 @@ from objstore import identity
 from objstore.checking import CheckReport, check_engine, require_whole
 from objstore.codecs.base import Codec
 from objstore.codecs.compression import Compression, compression_of
-from objstore.codecs.keyring import KeyOption, is_secret, keys_of
-from objstore.codecs.sealing import forbidding, sealing_of
+from objstore.codecs.keyring import KeyOption, keys_of, portable
+from objstore.codecs.sealing import sealing_of
 from objstore.codecs.table import codec_of
 from objstore.engines import connect, path_of
 from objstore.engines.base import IDENTITY_KEY, Activity, Engine, Held, Progress, Reader, Stored, Writer
@@ -133,7 +133,6 @@ class Store(Writable[K, V]):
         given = None if codec is None else codec_of(codec)
         smaller = compression_of(compression)
         keys = keys_of(signing_key, encryption_key)
-        forbidding()  # a slip in the environment is found before anything is made
         if permissions not in ("private", "umask"):
             raise ValueError(f"permissions is 'private' or 'umask', not {permissions!r}")
         if map_size is not None and not (isinstance(map_size, int) and 1 << 16 <= map_size <= 1 << 46):
@@ -149,11 +148,13 @@ class Store(Writable[K, V]):
             "readahead": readahead,
         }
         new = identity.new(self._kind, "pickle" if given is None else given.name, keys)
-        check = partial(identity.check, kind=self._kind, codec=given, keys=keys)
+        # What makes no sense, or is not installed, is found before anything is made.
+        Space("", given or codec_of(new.codec), sealing=sealing_of(new.sealing, keys, new.id))
+        self._check = partial(identity.check, kind=self._kind, codec=given, keys=keys)
         initial = {IDENTITY_KEY: identity.pack(new, keys), **INITIAL_STATE}
-        engine = connect(location, flag, initial, durability, check, self, **options)
+        engine = connect(location, flag, initial, durability, self._check, self, **options)
         # Once more, for what is believed from now on: somebody may have changed it since it was looked at.
-        self._identity = check(engine.get(IDENTITY_KEY), engine.location)
+        self._identity = self._check(engine.get(IDENTITY_KEY), engine.location)
         self._keys = keys
         space = Space(
             "",
@@ -166,8 +167,8 @@ class Store(Writable[K, V]):
         self._arguments: dict[str, Any] = {
             "codec": given,
             "compression": smaller,
-            "signing_key": signing_key,
-            "encryption_key": encryption_key,
+            "signing_key": portable(signing_key),
+            "encryption_key": portable(encryption_key),
             "map_size": map_size,
             "max_readers": max_readers,
             "permissions": permissions,
@@ -241,11 +242,6 @@ class Store(Writable[K, V]):
             raise StoreClosed(f"{self!r} cannot be pickled; open it again, or pickle its path")
         if self._engine.name == "memory":
             raise TypeError(f"{self!r} cannot be pickled: it lives in this process; use a path to share a store")
-        if any(is_secret(self._arguments[option]) for option in ("signing_key", "encryption_key")):
-            raise TypeError(
-                f"{self!r} cannot be pickled, because its key would be: give the name of an environment variable that "
-                f"holds the key, here and where it arrives"
-            )
         flag = "r" if self._read_only else "w"
         codec = self._space.codec if self._space.name else None
         return _reopen, (type(self), self.location, flag, self._arguments, self._space.name, codec)
@@ -390,6 +386,7 @@ class Store(Writable[K, V]):
         store = object.__new__(type(self))
         store._identity = self._identity
         store._keys = self._keys
+        store._check = self._check
         store._arguments = self._arguments
         self._engine.retain(store)
         store._attach(self._engine, space, self._read_only)
@@ -450,8 +447,7 @@ class Store(Writable[K, V]):
 
         Raises StoreError where the store is not sealed, or this handle has no key.
         """
-        report, self._identity = rekey(self._engine, self._apply, self._identity, self._keys, progress)
-        return report
+        return rekey(self._engine, self._apply, self._identity, self._keys, progress)
 
     def sync(self) -> None:
         """Force to the disk what was committed: of use where durability is not "full"."""
@@ -460,6 +456,7 @@ class Store(Writable[K, V]):
     def stats(self) -> Stats:
         """Figures of this store."""
         figures = self._engine.stats()
+        what = self._check(self._engine.get(IDENTITY_KEY), self.location)
         return Stats(
             entries=len(self),
             namespaces=len(self.namespaces()),
@@ -471,12 +468,12 @@ class Store(Writable[K, V]):
             writing=self._engine.writing(),
             held=self._engine.held(),
             durability=self._engine.durability,
-            id=self._identity.id,
-            codec=self._identity.codec,
-            sealing=self._identity.sealing,
-            key=self._identity.key,
-            created=self._identity.created,
-            format=self._identity.format,
+            id=what.id,
+            codec=what.codec,
+            sealing=what.sealing,
+            key=what.key,
+            created=what.created,
+            format=what.format,
         )
 
 

@@ -100,9 +100,6 @@ class TestBombs:
 
             assert "max_size" in self.limited(attack)
 
-    @pytest.mark.xfail(
-        strict=True, raises=AssertionError, reason="MemoryError comes out where expanding runs out of it"
-    )
     @pytest.mark.parametrize("method", ["zlib"])
     def test_one_within_the_bound_and_not_within_the_memory(self, method):
         bomb = zeros(method, BOMB)

@@ -178,7 +178,7 @@ class TestRekey:
             plant(
                 store,
                 tree_key(store, "b"),
-                patched(tree_key(store, "b"), stored, seal_at(stored) + 1, store._space.seal.newest),
+                patched(tree_key(store, "b"), stored, seal_at(stored) + 1, KeyRing([OTHER]).newest),
             )
             assert "b" not in [damage.key for damage in store.rekey().refused]
             refuses(store, "b", BadSignature)
@@ -311,7 +311,6 @@ class TestCommandLine:
         subprocess.run(command, capture_output=True, timeout=60, check=True)
         assert mark.exists()
 
-    @pytest.mark.xfail(strict=True, reason="tags are printed as they are")
     def test_no_tag_writes_to_the_terminal(self, attacked, command):
         """What is printed of a record was written by anybody; a terminal obeys what it is sent."""
         path, options, _ = attacked
@@ -322,7 +321,6 @@ class TestCommandLine:
         assert code == 0
         assert "\x1b" not in said
 
-    @pytest.mark.xfail(strict=True, reason="what the identity says is printed as it is")
     def test_nor_does_an_identity(self, tmp_path, command, monkeypatch):
         for name in OPTION.values():
             monkeypatch.delenv(f"OBJSTORE_{name.upper()}", raising=False)
@@ -334,7 +332,6 @@ class TestCommandLine:
         assert "created" in said
         assert "\x1b" not in said
 
-    @pytest.mark.xfail(strict=True, reason="a tag that is no Unicode text ends the listing")
     def test_nor_ends_the_listing(self, attacked, command):
         path, options, _ = attacked
         with Store(path, **options) as store:
@@ -343,31 +340,9 @@ class TestCommandLine:
         assert command("ls", "-l", path)[0] == 0
 
 
-an_expiry_that_none_has = pytest.mark.xfail(
-    strict=True, raises=OverflowError, reason="the indexes have no place for such an expiry, and nobody looks before"
-)
-a_key_that_is_too_deep = pytest.mark.xfail(
-    strict=True,
-    raises=RecursionError,
-    reason="the long key in a record is decoded to any depth, and before it is verified",
-)
-a_key_that_is_not_written = pytest.mark.xfail(
-    strict=True,
-    raises=ValueError,
-    reason="Python writes no integer of 4,300 digits, and this is one",
-)
-
-
-a_name_of_nothing = pytest.mark.xfail(
-    strict=True, raises=UnboundLocalError, reason="an audit takes no name for the default one, and has no count of it"
-)
-KNOWN = (OverflowError, UnboundLocalError, IndexError)  # findings, which garbage meets by chance; to be empty
-
-
 class TestRecordsMadeToStopACheck:
     """What an attacker finds who reads the library."""
 
-    @an_expiry_that_none_has
     @pytest.mark.parametrize("expires_at", [-1, -(1 << 63), (1 << 56), (1 << 63) - 1])
     def test_an_expiry_outside_of_time(self, tmp_path, expires_at):
         path = tmp_path / "a.store"
@@ -387,7 +362,6 @@ class TestRecordsMadeToStopACheck:
         place = keys.shorten(encoded)
         plant(store, place, headed(place, flags=4, fields=struct.pack("<I", len(encoded)) + encoded))
 
-    @a_key_that_is_too_deep
     @pytest.mark.parametrize(
         "action",
         [
@@ -414,7 +388,6 @@ class TestRecordsMadeToStopACheck:
             store.range(prefix=()).clear()
             assert store.check().ok
 
-    @a_key_that_is_not_written
     @every_sealing
     def test_a_key_too_long_to_write(self, tmp_path, sealing):
         """An integer of 5,000 digits is a key like others; damage to its record is to be told as well."""
@@ -433,7 +406,6 @@ class TestRecordsMadeToStopACheck:
             with pytest.raises(StoreCorrupt):
                 store.backup(tmp_path / "b.store")
 
-    @a_name_of_nothing
     def test_a_namespace_without_a_name(self, location):
         """An entry of the catalog whose key has no hash in it, and whose content is none."""
         with Store(location) as store:
@@ -457,9 +429,8 @@ class TestRecordsMadeToStopACheck:
             items = dict(genuine)
             for _ in range(rng.randrange(1, 4)):
                 items.update([self.tampered(rng, *rng.choice(genuine))])
-            with suppress(*KNOWN):
-                found = audit("here", sorted(items.items()), given)
-                assert isinstance(found.entries, int)
+            found = audit("here", sorted(items.items()), given)
+            assert isinstance(found.entries, int)
 
     def tampered(self, rng, place, stored):
         near, anywhere = place[:7] + rng.randbytes(rng.randrange(8)), rng.randbytes(rng.randrange(1, 30))

@@ -370,7 +370,6 @@ class TestForbidden:
             with pytest.raises(ValueError, match="OBJSTORE_PICKLE is 'forbid' or 'allow'"):
                 Store(place)
 
-    @pytest.mark.xfail(strict=True, raises=AssertionError, reason="the store is made first, and then it is refused")
     def test_and_makes_no_store(self, tmp_path, monkeypatch):
         monkeypatch.setenv("OBJSTORE_PICKLE", "forbidden")
         with pytest.raises(ValueError, match="OBJSTORE_PICKLE"):

@@ -90,7 +90,7 @@ class TestWeakKeys:
             bytes(32),
             bytes(64),
             b"\xff" * 40,
-            b"0123456789" * 7,
+            b"0123456" * 7,
             b"abcabcabcabc" * 4,
             bytearray(31),
             "",
@@ -136,7 +136,6 @@ class TestWeakKeys:
         assert len(text) < 3 or text not in all_text(caught.value)
         assert not (tmp_path / "a.store").exists()
 
-    @pytest.mark.xfail(strict=True, reason="a text is taken for the name of a variable, and shown")
     def test_a_key_that_was_given_as_text_is_not_shown(self):
         """The likeliest mistake: hexadecimal digits themselves in the place of the variable that holds them."""
         for text in (KEY.hex(), KEY.hex().upper(), f"{KEY.hex()},{OTHER.hex()}"):

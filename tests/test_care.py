@@ -1078,9 +1078,9 @@ class TestSalvage:
     def test_what_is_lost_is_listed(self, path, tmp_path):
         with Store(path) as store:
             fill(store)
+            old = store.stats().id
             spoil(store, store._space.tree_key(3), last_byte)
             spoil(store, IDENTITY_KEY, last_byte)
-            old = store.stats().id
         report = objstore.salvage(path, tmp_path / "b.store")
         assert report.entries == 351
         assert report.lost == (Damage("", 3, "its bytes do not fit their digest"),)

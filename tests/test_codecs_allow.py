@@ -992,3 +992,24 @@ def test_struct_is_what_lengths_are_made_of():
     with pytest.raises((pickle.UnpicklingError, EOFError)):
         load(b"\x80\x05\x8e" + struct.pack("<Q", 1 << 40) + b"b.")
     assert sys.getsizeof(codec) < 1000
+
+
+class Register:
+    """A class that takes items itself."""
+
+    taken: typing.ClassVar[list] = []
+
+    @classmethod
+    def append(cls, item):
+        cls.taken.append(item)
+
+
+@pytest.mark.parametrize("text", [b"", b"\x8c\x01b0"])
+def test_no_item_is_given_to_a_class(text):
+    """Whether or not a byte in the pickle looks like another opcode."""
+    codec = Pickle(allow=[Register])
+    payload = b"\x80\x05" + text + b"c" + __name__.encode() + b"\nRegister\nK\x07a."
+    with pytest.raises(pickle.UnpicklingError):
+        codec.decode(memoryview(payload), [])
+    assert Register.taken == []
+    assert isinstance(codec.decode(memoryview(codec.encode(Register())[0]), []), Register)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from dataclasses import dataclass
 
@@ -234,6 +235,16 @@ class TestSealedStores:
         with Store(tmp_path / "c.store", **{kind: KEY}) as store, pytest.raises(BadSignature):
             store["small"]
 
+    def test_salvage_without_identity_and_key_gives_nothing_that_could_not_be_read(self, path, tmp_path, kind):
+        with Store(path, **{kind: KEY}) as store:
+            store["a"] = 1
+            store_id = store.stats().id
+            plant(store, None, b"damaged", IDENTITY_KEY)
+        for options in ({}, {"store_id": store_id}):
+            with pytest.raises(StoreCorrupt, match="give its key, and its id as store_id"):
+                objstore.salvage(path, tmp_path / "b.store", **options)
+            assert not (tmp_path / "b.store").exists()
+
     def test_salvage_without_the_identity_takes_the_id(self, path, tmp_path, kind):
         with Store(path, codec="msgpack", **{kind: KEY}) as store:
             store.update({"a": [1], "b": {"c": 2}})
@@ -245,6 +256,13 @@ class TestSealedStores:
         assert (report.entries, report.lost) == (2, ())
         with Store(tmp_path / "b.store", **{kind: KEY}) as store:
             assert (dict(store), store.stats().codec) == ({"a": [1], "b": {"c": 2}}, "msgpack")
+
+
+def test_nothing_is_made_where_the_package_is_missing(path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cryptography.exceptions", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'objstore\[crypto\]'"):
+        Store(path, encryption_key=KEY)
+    assert not path.exists()
 
 
 def put_all(store, stop):
@@ -340,8 +358,11 @@ class TestRekeying:
 
             assert store.rekey(progress=write_on).needed == (IDS[OLD],)
             assert store.stats().key == IDS[OLD]
+            other = store.namespace("other")
             assert store.rekey().needed == ()
-            assert store.stats().key == IDS[KEY]
+            assert store.stats().key == other.stats().key == IDS[KEY]
+            with pytest.raises(BadSignature, match="none of those given"):
+                old.stats()
 
     def test_where_it_makes_no_sense(self, path, kind):
         with Store(path) as store, pytest.raises(StoreError, match="is not sealed; open it with its keys"):
@@ -454,6 +475,22 @@ class TestCodecs:
         with Store(path, codec=Pickle(rename={f"{old}.Person": Person})) as store:
             assert store["ada"] == Person("Ada", 1815)
 
+    @pytest.mark.parametrize(
+        "gives", [("text", ()), (None, ()), (b"", [5]), (b"", [memoryview(b"1234")[::2]]), b"no pair"]
+    )
+    def test_one_of_your_own_that_gives_what_could_not_be_read(self, location, gives):
+        with Store(location, codec=Wrong(gives)) as store:
+            with pytest.raises(EncodeError, match="cannot be encoded as wrong") as caught:
+                store["a"] = 1
+            assert caught.value.key == "a"
+            assert len(store) == 0
+
+    def test_one_of_your_own_may_give_arrays_as_frames(self, location):
+        array = np.arange(20_000.0)
+        with Store(location, codec=Wrong((b"", [memoryview(array)]))) as store:
+            store["a"] = 1
+            assert bytes(store["a"]) == array.tobytes()
+
     def test_one_of_your_own(self, path):
         with Store(path, codec=Reversed()) as store:
             store["a"] = "text"
@@ -479,6 +516,23 @@ class Reversed:
     def decode(self, payload, frames):
         assert not frames
         return payload.tobytes().decode()[::-1]
+
+
+class Wrong:
+    """A codec of somebody's own that gives what it is told."""
+
+    name = "wrong"
+    number = 201
+    runs_code = False
+
+    def __init__(self, gives):
+        self.gives = gives
+
+    def encode(self, _value):
+        return self.gives
+
+    def decode(self, _payload, frames):
+        return frames[0]
 
 
 class TestCodecsOfNamespaces:
@@ -546,6 +600,23 @@ class TestCodecsOfNamespaces:
                 early["a"]
             assert early.delete("a")
             assert store.check().ok
+
+    @pytest.mark.parametrize("ttl", [None, 50])
+    def test_who_comes_late_overwrites_nothing(self, location, ttl):
+        with Store(location) as store:
+            early = store.namespace("users", codec="bytes")
+            early["a"] = b"1"
+            store.drop_namespace("users")
+            users = store.namespace("users", codec="json")
+            users["q"] = [1]
+            for write in (
+                lambda: early.set("q", b"x", ttl=ttl),
+                lambda: early.update({"q": b"x"}, ttl=ttl),
+                lambda: early.load({"q": b"x"}, ttl=ttl),
+            ):
+                with pytest.raises(StoreError, match="has another codec than 'bytes' by now"):
+                    write()
+            assert users["q"] == [1]
 
     def test_a_type_for_a_namespace(self, path):
         import pickle

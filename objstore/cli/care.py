@@ -91,7 +91,7 @@ def rekey(store: str) -> None:
     _print(map(_damaged, report.refused))
     for needed in report.needed:
         say(f"key {needed} is still needed: somebody writes with it; rekey again when all have the new key first")
-    if not report.needed:
+    if not (report.needed or report.refused):
         say(f"no key but {key} is needed any more")
     say(f"{report.resealed:,} records sealed anew, {len(report.refused):,} refused")
     raise SystemExit(bool(report.refused or report.needed))

@@ -21,9 +21,9 @@ from objstore.record import KEY_ID_BYTES
 
 MIN_KEY_BYTES = 32
 _SUBKEY_BYTES = 32
-_HEXADECIMAL = re.compile("[0-9a-fA-F]{16,}")
+_USUAL_NAME = re.compile("(?![0-9A-F]{16})[A-Z_][A-Z0-9_]{0,63}")
 _BYTES = (bytes, bytearray, memoryview)
-_LEAST_DISTINCT = 16  # of 32 random bytes, fewer are different once in 10**15 keys
+_LEAST_DISTINCT = 8  # which the digits of a random number have, too, and what is repeated has not
 
 KeyOption = bytes | str | Sequence[bytes | str] | Literal[False] | None
 """Keys as a user gives them: bytes, the name of an environment variable, or several of these, newest first.
@@ -89,9 +89,19 @@ def keys_of(signing_key: KeyOption, encryption_key: KeyOption) -> Keys:
     )
 
 
-def is_secret(option: KeyOption) -> bool:
-    """Whether there are keys themselves among what a user gave, and not names alone."""
-    return bool(option) and not all(isinstance(each, str) for each in _each(option))
+class _Secret:
+    """Stands for keys that a handle was given, where it remembers what it was given: they do not travel with it."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise TypeError(
+            "a store that was given a key cannot be pickled, because its key would be: give the name of an environment "
+            "variable that holds the key, here and where it arrives"
+        )
+
+
+def portable(option: KeyOption) -> KeyOption | _Secret:
+    """What a user gave, if it may be pickled: names, and no keys."""
+    return option if not option or all(isinstance(each, str) for each in _each(option)) else _Secret()
 
 
 def _each(option: KeyOption) -> Sequence[bytes | str]:
@@ -115,12 +125,11 @@ def _ring(name: str, option: KeyOption, variable: str | None) -> KeyRing | None:
 
 def _read(variable: str) -> list[bytes]:
     """The keys in an environment variable: hexadecimal digits, several separated by commas."""
-    if not variable.isidentifier() or _HEXADECIMAL.fullmatch(variable):
-        # It may be the key itself, and must not get into a message.
-        raise ValueError("a key that is text is the name of an environment variable; a key itself is bytes")
     text = os.environ.get(variable)
     if text is None:
-        raise ValueError(f"there is no environment variable {variable!r}; a key itself is given as bytes")
+        # What looks like nothing that one calls a variable may be the key itself, and must not get into a message.
+        shown = repr(variable) if _USUAL_NAME.fullmatch(variable) else "of the name that was given"
+        raise ValueError(f"there is no environment variable {shown}; a key itself is given as bytes")
     try:
         return [_checked(bytes.fromhex(each)) for each in text.split(",")]
     except ValueError:

@@ -18,7 +18,7 @@ from typing import Any
 Name = tuple[str, str]
 """Module and qualified name."""
 
-# Whoever may call one of these may call everything, so a list that has one in it is none.
+# Whoever may call one of these may call everything.  A courtesy to those who take one for harmless, and not complete.
 OPEN_DOORS = {
     ("builtins", name)
     for name in ("eval", "exec", "compile", "__import__", "getattr", "setattr", "delattr", "globals", "vars", "open")
@@ -161,3 +161,17 @@ def returns_instances(thing: Any) -> bool:
         return type(thing).__call__ is type.__call__ and isinstance(thing.__new__, BuiltinFunctionType)
     name = own_name(thing)
     return name is not None and name[0].startswith("numpy.") and (name[0].rpartition(".")[2], name[1]) in _NUMPY[:1]
+
+
+# What the opcodes APPEND, APPENDS, ADDITEMS, SETITEM and SETITEMS call by its name.
+_CALLED_BY_OPCODES = ("append", "extend", "add", "__setitem__")
+
+
+def takes_items_itself(thing: Any) -> bool:
+    """Whether opcodes that are meant for an instance would do something to a class, or whatever it is, itself."""
+    if not isinstance(thing, type):
+        return any(hasattr(thing, name) for name in _CALLED_BY_OPCODES)
+    if any(hasattr(type(thing), name) for name in _CALLED_BY_OPCODES):
+        return True
+    found = (vars(base).get(name) for base in thing.__mro__ for name in _CALLED_BY_OPCODES)
+    return any(isinstance(each, (classmethod, staticmethod)) for each in found)

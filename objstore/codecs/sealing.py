@@ -55,7 +55,6 @@ class _Sealing:
     kind: int
 
     def __init__(self, ring: KeyRing, store_id: str, namespace: str) -> None:
-        self.newest = ring.newest
         parts = (b"objstore", bytes((self.kind,)), store_id.encode(), namespace.encode("utf-8", "surrogatepass"))
         self._context = b"".join(_length.pack(len(part)) + part for part in parts)
         self._kind = bytes((self.kind,))
@@ -229,8 +228,6 @@ def _lock(why: str, _namespace: str) -> Locked:
 
 class Locked:
     """Stands where a seal is needed and nobody may open one: records are there, and nothing in them can be read."""
-
-    newest = b""
 
     def __init__(self, why: str) -> None:
         self._why = why

@@ -17,8 +17,8 @@ msgspec is imported when a codec is made.  Models of pydantic are known by their
 from __future__ import annotations
 
 import math
+import os
 import re
-import secrets
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -233,7 +233,7 @@ class Json(_Structured):
         return payload, ()
 
     def _encode_with_arrays(self, value: Any) -> tuple[bytes, Sequence[memoryview]]:
-        token = secrets.token_hex(16)
+        token = os.urandom(16).hex()
         frames: list[memoryview] = []
         descriptions: list[arrays.Description] = []
 

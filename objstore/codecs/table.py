@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from objstore.codecs.base import OWN_NUMBERS, Codec
@@ -29,6 +31,18 @@ def codec_of(codec: str | Codec) -> Codec:
     if not isinstance(codec, tuple(CODECS.values())):
         _check_own(codec)
     return codec
+
+
+def encoder_of(codec: Codec) -> Callable[[Any], tuple[bytes, Sequence[memoryview]]]:
+    """What encodes with it; what somebody's own gives is looked at, because what is wrong could not be read back."""
+    return codec.encode if isinstance(codec, tuple(CODECS.values())) else partial(_encode, codec)
+
+
+def _encode(codec: Codec, value: Any) -> tuple[bytes, Sequence[memoryview]]:
+    payload, frames = codec.encode(value)
+    if not isinstance(payload, bytes):
+        raise TypeError(f"its encode() gave a payload of type {type(payload).__name__}, which must be bytes")
+    return payload, [memoryview(frame).cast("B") for frame in frames]
 
 
 def name_of(number: int) -> str | None:

@@ -173,6 +173,11 @@ class Writer(Reader, Protocol):
         """Drop everything; the writer is used up.  Harmless when it is already."""
 
 
+def put(writer: Writer, key: bytes, record: Packed) -> None:
+    """`Writer.put`, for `Engine.transact`."""
+    writer.put(key, record)
+
+
 def _put_beside(writer: Writer, key: bytes, record: Packed, beside: bytes, first: int) -> bool:
     found = writer.get(beside)
     if not found or found[0] != first:
