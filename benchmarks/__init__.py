@@ -2,6 +2,7 @@
 
     python -m benchmarks.compare       objstore beside its peers: docs/comparison.md and charts (11 minutes)
     python -m benchmarks.growth        how the cost grows with keys, values and data: docs/growth.md
+    python -m benchmarks.trust         what seals, codecs and compression add to a record
     python -m benchmarks.ratios        the ratios that the design promises, in one table
     python -m pytest benchmarks        each operation under pytest-benchmark, all contenders side by side
 

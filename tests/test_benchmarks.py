@@ -20,6 +20,14 @@ def test_each_operation_stands_beside_the_hand_written_one():
     assert "passed" in printed
 
 
+def test_one_command_prints_what_trust_costs():
+    command = [sys.executable, "-m", "benchmarks.trust", "--quick"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for option in ("nothing", "signed", "encrypted", "zstd", "allow-list", "msgpack"):
+        assert any(line.startswith(f"| {option} |") for line in printed.splitlines()), option
+    assert "30 kB: encryption adds" in printed
+
+
 def test_one_command_prints_what_the_safeguards_cost():
     command = [sys.executable, "-m", "benchmarks.safeguards", "--quick"]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
