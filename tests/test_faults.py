@@ -43,7 +43,7 @@ from objstore.engines.lmdb import zerocopy
 from objstore.engines.lmdb.transactions import LmdbWriter
 
 ALL = os.environ.get("OBJSTORE_FAULTS") == "all"
-SAMPLE = {"full": 200, "relaxed": 60, "process": 60}
+SAMPLE = {"full": 80, "relaxed": 30, "process": 30}
 LEVELS = ("full", "relaxed", "process")
 
 
