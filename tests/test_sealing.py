@@ -163,6 +163,14 @@ class TestBothKinds:
                 opened(with_digest(head), kind, seal=seal)
             assert record.unpack_usual(TREE_KEY, with_digest(head), record.PICKLE, seal) is None
 
+    @pytest.mark.parametrize("size", [0, 1, 1000, 60_000])
+    def test_the_usual_record_is_packed_as_any_other(self, kind, size):
+        payload = b"\x80" * size
+        usual = record.pack_usual(TREE_KEY, payload, record.PICKLE, seal_of(kind))
+        assert opened(usual, kind)[1:] == (payload, [])
+        assert len(usual) == len(pack(kind, payload))
+        assert (usual == pack(kind, payload)) == (kind is Signing)
+
     def test_another_moment_to_expire_is_another_seal(self, kind):
         seal = seal_of(kind)
         header, payload, frames = unpack(TREE_KEY, pack(kind, frames=frames_of(9), tags=("t",)), seal=seal)
