@@ -18,7 +18,7 @@ from __future__ import annotations
 import copyreg
 import pickle
 from collections.abc import Callable, Iterable
-from enum import Enum
+from enum import Enum, Flag
 from io import BytesIO
 from pickle import PickleBuffer, PicklingError, UnpicklingError
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType, NoneType
@@ -53,6 +53,7 @@ _BY_NAME = (type, FunctionType, BuiltinFunctionType)
 _TYPES_OF_ONE = (type(None), type(...), type(NotImplemented))
 _REDUCE: Any = object.__reduce__
 _REDUCE_EX: Any = object.__reduce_ex__
+_OF_ENUM: Any = (Enum.__reduce_ex__, Flag.__reduce_ex__)
 _NOT_TO_BE_BUILT = (type, ModuleType, FunctionType, BuiltinFunctionType, MethodType, Enum)
 
 
@@ -296,6 +297,8 @@ def _check_name(thing: Any, check: Callable[[Name], None]) -> None:
 
 def _reduced(thing: Any, kind: type) -> Any:
     reduce = copyreg.dispatch_table.get(kind)
+    if reduce is None and isinstance(thing, Enum) and kind.__reduce_ex__ in _OF_ENUM:
+        return kind, (thing._value_,)  # as from Python 3.11.4 on; before, it is a call of getattr
     return thing.__reduce_ex__(PROTOCOL) if reduce is None else reduce(thing)
 
 
