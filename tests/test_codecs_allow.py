@@ -969,9 +969,10 @@ class TestRandomPrograms:
             fast, exact = outcome(load, payload), outcome(exactly, payload)
             seen[fast] += 1
             assert shared_state() == before, payload
-            assert fast[0] == exact[0] or fast == ("refused", "Refused"), (payload, fast, exact)
-            if exact[0] == "loaded":
-                assert fast[0] == "loaded" or b"a" in payload or b"s" in payload or b"u" in payload, (payload, fast)
+            assert fast[0] == "refused" or exact[0] == "loaded", (payload, fast, exact)
+            # The unpickler in C refuses some garbage that the one in Python takes; that is not the rehearsal's doing.
+            if exact[0] == "loaded" and fast == ("refused", "Refused"):
+                assert b"a" in payload or b"s" in payload or b"u" in payload, payload
         assert min(seen["refused", "Refused"], sum(seen.values()) - seen["refused", "Refused"]) > PROGRAMS // 20
 
     def test_bits_that_flip_change_no_class(self, rng):

@@ -20,9 +20,9 @@ import pytest
 from programs import run
 
 FORKS = int(os.environ.get("OBJSTORE_FORKS", "150"))
-READERS = int(os.environ.get("OBJSTORE_READERS", "150"))
-WRITERS = int(os.environ.get("OBJSTORE_WRITERS", "40"))
-GROWTHS = int(os.environ.get("OBJSTORE_GROWTHS", "60"))
+READERS = int(os.environ.get("OBJSTORE_READERS", "80"))
+WRITERS = int(os.environ.get("OBJSTORE_WRITERS", "25"))
+GROWTHS = int(os.environ.get("OBJSTORE_GROWTHS", "40"))
 
 PRELUDE = """
     import faulthandler, gc, os, random, signal, subprocess, sys, threading, time
