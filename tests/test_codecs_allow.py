@@ -18,6 +18,7 @@ import io
 import os
 import pathlib
 import pickle
+import resource
 import struct
 import sys
 import types
@@ -961,6 +962,21 @@ def exactly(payload):
     return codec._loads.__self__._exact(io.BytesIO(payload), buffers=()).load()
 
 
+@pytest.fixture
+def little_memory():
+    """At most a quarter of a gigabyte more: an opcode may make the unpickler's table as large as a number says."""
+    statm = pathlib.Path("/proc/self/statm")
+    if not statm.exists():
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    taken = int(statm.read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + (1 << 28), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@pytest.mark.usefixtures("little_memory")
 class TestRandomPrograms:
     def test_the_rehearsal_lets_nothing_pass_that_the_exact_way_refuses(self, rng):
         before, seen = shared_state(), collections.Counter()
