@@ -538,10 +538,11 @@ class Space:
     def count(self, txn: Reader) -> int:
         """How many items there are, without what is expired and not yet swept."""
         flags, others = self._state(txn)
-        entries = self._catalogued(txn) if self.prefix else txn.count() - others
+        total = txn.count()
+        entries = self._catalogued(txn) if self.prefix else total - others
         if flags & EXPIRES_USED and entries:
             entries -= sum(confirmed for _, _, confirmed in self._expired(txn, self.now()))
-        return _counted(entries, txn.count())
+        return _counted(entries, total)
 
     def scan(self, txn: Reader, start: bytes, stop: bytes | None, reverse: bool, now: int) -> Iterator[Found]:
         """What is there and not expired, in order, seen without the values."""
