@@ -274,9 +274,11 @@ def pack(
 ) -> Packed:
     """The record to store under `tree_key`: plain where the payload is a pickle and nothing else is said."""
     seed = key_digest(tree_key)
-    plain = not (frames or tags or compressed or seal) and expires_at is None and long_key is None and codec == PICKLE
-    if plain and payload[:1] == PLAIN_MARK:
-        return payload + digest(payload, seed)
+    if not (frames or tags or compressed) and expires_at is None and long_key is None:
+        if seal is not None and len(payload) < LARGE:
+            return _pack_usual(seed, tree_key, payload, codec, seal)
+        if seal is None and codec == PICKLE and payload[:1] == PLAIN_MARK:
+            return payload + digest(payload, seed)
 
     flags = 0
     fields: list[bytes] = []
@@ -303,13 +305,13 @@ def pack(
     return _head(seed, flags, codec, fields + after, payload)
 
 
-def pack_usual(tree_key: bytes, payload: bytes, codec: int, seal: Seal) -> bytes:
-    """What `pack` gives for a small payload where nothing else is said: what most sealed records are."""
+def _pack_usual(seed: int, tree_key: bytes, payload: bytes, codec: int, seal: Seal) -> bytes:
+    """What most sealed records are: a small payload, and nothing else is said.  `unpack_usual` reads it."""
     drawn = seal.draw()
     head_size = _fixed.size + len(drawn) + len(payload) + seal.overhead(len(payload))
     header = _fixed.pack(VERSION, SEALED, codec, 0, head_size) + drawn
     head = b"".join((header, *seal.close(tree_key, header, payload)))
-    return head + digest(head, key_digest(tree_key))
+    return head + digest(head, seed)
 
 
 def _pack_sealed(

@@ -281,27 +281,6 @@ class Space:
         expires_at: int | None,
         tags: Sequence[str],
     ) -> Packed:
-        try:
-            if (
-                self.seal is not None
-                and not (expires_at or tags or frames or self._compression)
-                and len(payload) < LARGE
-                and len(tree_key) <= self._short
-            ):
-                return record.pack_usual(tree_key, payload, self.codec.number, self.seal)
-            return self._pack_any(key, tree_key, payload, frames, expires_at, tags)
-        except Forged as exc:  # there is no key to seal with
-            raise BadSignature(f"nothing can be stored under key {keys.show(key)}: {exc}", key) from None
-
-    def _pack_any(
-        self,
-        key: Any,
-        tree_key: bytes,
-        payload: bytes,
-        frames: Sequence[memoryview],
-        expires_at: int | None,
-        tags: Sequence[str],
-    ) -> Packed:
         long_key = None if self.is_short(tree_key) else keys.encode(key)
         compressed = None
         if self._compression is not None:
@@ -315,17 +294,20 @@ class Space:
                 f"the value for key {keys.show(key)} takes {size} bytes, and a record ends at 4 GiB; store it in parts",
                 key,
             )
-        return record.pack(
-            tree_key,
-            payload,
-            codec=self.codec.number,
-            expires_at=expires_at,
-            tags=tags,
-            long_key=long_key,
-            frames=frames,
-            compressed=compressed,
-            seal=self.seal,
-        )
+        try:
+            return record.pack(
+                tree_key,
+                payload,
+                codec=self.codec.number,
+                expires_at=expires_at,
+                tags=tags,
+                long_key=long_key,
+                frames=frames,
+                compressed=compressed,
+                seal=self.seal,
+            )
+        except Forged as exc:  # there is no key to seal with
+            raise BadSignature(f"nothing can be stored under key {keys.show(key)}: {exc}", key) from None
 
     def pack_many(
         self, items: Iterable[tuple[Any, Any]], expires_at: int | None, tags: Sequence[str]

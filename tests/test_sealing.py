@@ -166,10 +166,11 @@ class TestBothKinds:
     @pytest.mark.parametrize("size", [0, 1, 1000, 60_000])
     def test_the_usual_record_is_packed_as_any_other(self, kind, size):
         payload = b"\x80" * size
-        usual = record.pack_usual(TREE_KEY, payload, record.PICKLE, seal_of(kind))
-        assert opened(usual, kind)[1:] == (payload, [])
-        assert len(usual) == len(pack(kind, payload))
-        assert (usual == pack(kind, payload)) == (kind is Signing)
+        usual = pack(kind, payload)
+        other = bytes(record._pack_sealed(TREE_KEY, 0, record.PICKLE, [], payload, (), seal_of(kind)))
+        assert opened(usual, kind)[1:] == opened(other, kind)[1:] == (payload, [])
+        assert len(usual) == len(other)
+        assert (usual == other) == (kind is Signing)
 
     def test_another_moment_to_expire_is_another_seal(self, kind):
         seal = seal_of(kind)

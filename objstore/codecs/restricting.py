@@ -134,10 +134,7 @@ def _look_up(things: dict[Name, Any], name: Name) -> Any:
     try:
         return things[name]
     except KeyError:
-        raise Refused(
-            f"the pickle names {show(name)!r}, which is not allowed; if it is harmless, allow it with "
-            f"Pickle(allow=[..., {show(name)!r}])"
-        ) from None
+        raise Refused(f"the pickle names {_not_allowed(name)}") from None
 
 
 def _may_have_extensions(data: bytes) -> bool:
@@ -305,7 +302,8 @@ def _reduced(thing: Any, kind: type) -> Any:
 def _advice(name: Name) -> str:
     if name in OPEN_DOORS:
         return f"the value is pickled as a call of {show(name)!r}, which cannot be allowed: it may run anything"
-    return (
-        f"the value needs {show(name)!r}, which is not allowed; if it is harmless, allow it with "
-        f"Pickle(allow=[..., {show(name)!r}])"
-    )
+    return f"the value needs {_not_allowed(name)}"
+
+
+def _not_allowed(name: Name) -> str:
+    return f"{show(name)!r}, which is not allowed; if it is harmless, allow it with Pickle(allow=[..., {show(name)!r}])"
