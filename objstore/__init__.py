@@ -4,6 +4,8 @@ The public names and nothing else; `import objstore` loads no optional dependenc
 """
 
 from objstore.audit import Damage as Damage
+from objstore.cache import Cache as Cache
+from objstore.cache import CacheStats as CacheStats
 from objstore.checking import CheckReport as CheckReport
 from objstore.checking import check as check
 from objstore.codecs.base import Codec as Codec
@@ -34,6 +36,7 @@ from objstore.errors import StoreReplaced as StoreReplaced
 from objstore.errors import StoreSuspect as StoreSuspect
 from objstore.errors import TransactionError as TransactionError
 from objstore.errors import UnsupportedOperation as UnsupportedOperation
+from objstore.errors import WrongKind as WrongKind
 from objstore.keys import LostKey as LostKey
 from objstore.mapping import DEFAULT as DEFAULT
 from objstore.rekeying import RekeyReport as RekeyReport

@@ -22,7 +22,8 @@ from objstore import identity, keys, record, space
 from objstore.codecs.keyring import NO_KEYS, Keys
 from objstore.codecs.sealing import sealing_of
 from objstore.engines.base import DURABILITY_KEY, IDENTITY_KEY, Stored, durability_of
-from objstore.errors import StoreError
+from objstore.errors import StoreCorrupt, StoreError
+from objstore.eviction import LEDGER_KEY, Ledger, metered, room_for
 from objstore.identity import Identity
 from objstore.keys import LostKey
 from objstore.record import Damaged, Forged, Header, Seal
@@ -65,6 +66,9 @@ class Audit:
         self._namespaces: dict[bytes, tuple[int, str]] = {b"": (0, "")}  # by the same prefix
         self._index: set[bytes] = set()
         self._missing = Counter[str]()
+        self._ledger: Ledger | None = None
+        self._bytes = 0
+        self._metered = 0  # the sum of what stands for each record, and less of what stands for each entry of the meter
 
     @property
     def entries(self) -> int:
@@ -77,7 +81,11 @@ class Audit:
         self._others += prefix != b""
         kind = tree_key[:1]
         if prefix is not None:
+            self._metered += _number(tree_key)
+            self._bytes += room_for(tree_key, len(stored or b""))
             self._look(prefix, tree_key, stored)
+        elif kind == space.METER:
+            self._metered -= _number(metered(tree_key))
         elif kind in (space.EXPIRY, space.TAGS):
             self._index.add(_short(tree_key))
         elif stored is None:
@@ -88,6 +96,8 @@ class Audit:
             self._take_identity(bytes(stored))
         elif tree_key == space.STATE_KEY:
             self._take_state(bytes(stored))
+        elif tree_key == LEDGER_KEY:
+            self._take_ledger(bytes(stored))
         elif tree_key == DURABILITY_KEY:
             if durability_of(bytes(stored)) is None:
                 self.problems.append("the durability of the store is damaged")
@@ -107,8 +117,21 @@ class Audit:
             self.problems.append("the state of the store is missing or damaged")
         elif self._state[1] != self._others:
             self.problems.append(f"the count of records outside the default namespace is not {self._others}")
+        if self._identity is not None and self._identity.kind == "Cache":
+            self._compare_ledger()
         for index, missing in self._missing.items():
             self.problems.append(f"{missing} records are missing in the index of {index}")
+
+    def _compare_ledger(self) -> None:
+        if self._ledger is None:
+            self.problems.append("the ledger of the cache is missing or damaged")
+        elif (self._ledger.entries, self._ledger.bytes) != (self.entries, self._bytes) and not self.damaged:
+            self.problems.append(
+                f"the ledger of the cache counts {self._ledger.entries} records of {self.entries}, and "
+                f"{self._ledger.bytes} bytes of {self._bytes}"
+            )
+        if self._metered:
+            self.problems.append("the meter of the cache has not one entry for each record")
 
     def _look(self, prefix: bytes, tree_key: bytes, stored: Stored | None) -> None:
         self._records[prefix] += 1
@@ -170,6 +193,10 @@ class Audit:
         else:
             self.problems.append("the name of a namespace is damaged")
 
+    def _take_ledger(self, stored: bytes) -> None:
+        with suppress(StoreCorrupt):
+            self._ledger = Ledger.unpack(stored)
+
     def _take_state(self, stored: bytes) -> None:
         with suppress(struct.error):
             self._state = space.read_state(stored)
@@ -210,6 +237,11 @@ def _key(place: bytes, header: Header) -> Any:
     if len(place) <= keys.ORDERED_BYTES:
         return keys.decode(place)
     return keys.decode_long(place, header.long_key)
+
+
+def _number(tree_key: bytes) -> int:
+    """What stands for a record, so that many can be compared in any order."""
+    return int.from_bytes(_short(tree_key))
 
 
 def _short(index_key: bytes) -> bytes:

@@ -62,6 +62,10 @@ class StoreExists(StoreError, FileExistsError):
     """There is something already where a new store was to be made."""
 
 
+class WrongKind(StoreError):
+    """What is there is a `Cache` where a `Store` was to be opened, or the other way round."""
+
+
 class StoreDenied(StoreError, PermissionError):
     """The operating system, or the rule `permissions="private"`, keeps this process from the store."""
 

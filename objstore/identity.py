@@ -26,7 +26,7 @@ from objstore.codecs.base import Codec
 from objstore.codecs.keyring import NO_KEYS, KeyRing, Keys
 from objstore.codecs.table import CODECS
 from objstore.engines.base import IDENTITY_KEY
-from objstore.errors import BadSignature, StoreCorrupt, StoreError
+from objstore.errors import BadSignature, StoreCorrupt, StoreError, WrongKind
 from objstore.record import DIGEST_BYTES, digest, key_digest
 
 FORMAT = 1
@@ -114,7 +114,7 @@ def check(stored: bytes | None, location: str, *, kind: str, codec: Codec | None
     """
     identity = unpack(stored, location)
     if identity.kind != kind:
-        raise StoreError(f"what is at {location!r} is a {identity.kind}; open it with objstore.{identity.kind}")
+        raise WrongKind(f"what is at {location!r} is a {identity.kind}; open it with objstore.{identity.kind}")
     if identity.sealing not in (None, "signed", "encrypted"):
         raise StoreError(
             f"the store at {location!r} has sealing {identity.sealing!r}, which this objstore does not know; upgrade "

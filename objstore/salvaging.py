@@ -11,12 +11,13 @@ from __future__ import annotations
 import os
 import struct
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from itertools import takewhile
 from typing import NamedTuple
 
-from objstore import identity, record, space
+from objstore import eviction, identity, record, space
 from objstore.audit import Damage, key_of, lost_name
 from objstore.codecs.keyring import KeyOption, Keys, keys_of
 from objstore.codecs.pickling import Pickle
@@ -26,9 +27,11 @@ from objstore.codecs.table import name_of
 from objstore.engines import path_of
 from objstore.engines.base import DURABILITY_KEY, IDENTITY_KEY, Engine, Progress, Writer, durability_of, put
 from objstore.errors import StoreCorrupt
+from objstore.eviction import LEDGER_KEY, Bounds, Ledger, MeteredSpace, rebound
 from objstore.identity import Identity
 from objstore.record import Damaged, Forged, Header
-from objstore.space import INITIAL_STATE, Sealing, Space
+from objstore.space import INITIAL_STATE, Space
+from objstore.usage import Usage
 
 _BATCH_BYTES = 64 << 20
 
@@ -75,21 +78,26 @@ def salvage(
         before_items = takewhile(lambda item: item[0] < space.EXPIRY, remains.items(_tell_nobody, _tell_nobody))
         library = {tree_key: stored for tree_key, stored in before_items if stored is not None}
         found = _identity(library, os.fspath(source), keys)
-        what = found or _new_identity(keys, store_id)
+        ledger = _ledger(library)
+        what = found or _new_identity("Store" if ledger is None else "Cache", keys, store_id)
         sealing = sealing_of(what.sealing, keys, what.id) if identity.ring_of(what, keys) else None
-        work = _Salvage(_names(library), what.sealing is not None, sealing)
+        space_of = Space if what.kind == "Store" else partial(MeteredSpace, usage=Usage())
+        work = _Salvage(_names(library), what.sealing is not None, partial(space_of, codec=Bytes(), sealing=sealing))
 
         def fill(engine: Engine) -> None:
             for tree_key, stored in remains.items(problems.append, progress or _tell_nobody):
                 work.take(engine, tree_key, stored)
             remains.strays(partial(work.take_stray, engine))
             work.store_batch(engine)
+            if ledger is not None:
+                engine.transact(rebound, ledger.bounds)  # not before, or some of it would be evicted
             if found is None:  # what its codec was, the records have told
                 if work.codec is None:
                     problems.append("the name of its codec is lost, which is one of somebody's own: open it with that")
                 engine.transact(put, IDENTITY_KEY, identity.pack(what._replace(codec=work.codec or "lost"), keys))
 
-        initial = {IDENTITY_KEY: identity.pack(what, keys), **INITIAL_STATE}
+        books = INITIAL_STATE if what.kind == "Store" else eviction.initial(Bounds())
+        initial = {IDENTITY_KEY: identity.pack(what, keys), **books}
         make_store(path_of(target), initial, durability_of(library.get(DURABILITY_KEY)) or "full", fill)
     return SalvageReport(work.entries, work.strays, tuple(work.lost.values()), tuple(problems))
 
@@ -107,12 +115,14 @@ class _Item(NamedTuple):
 class _Salvage:
     """Takes items, and stores those whose digests fit, many at a time."""
 
-    def __init__(self, names: dict[bytes, tuple[str, str | None]], is_sealed: bool, sealing: Sealing | None) -> None:
+    def __init__(
+        self, names: dict[bytes, tuple[str, str | None]], is_sealed: bool, space_of: Callable[[str], Space]
+    ) -> None:
         self.entries = 0
         self.strays = 0
         self.lost: dict[bytes, Damage] = {}
         self._names = names
-        self._sealing = sealing
+        self._space_of = space_of
         self._is_sealed = is_sealed
         self._codecs = Counter[int]()  # of the default namespace
         self._spaces: dict[bytes, Space] = {}
@@ -182,7 +192,7 @@ class _Salvage:
     def _space(self, prefix: bytes) -> Space:
         if prefix not in self._spaces:
             name, codec = self._names.get(prefix, (lost_name(prefix), None))
-            self._spaces[prefix] = Space(name, Bytes(), sealing=self._sealing).recorded_as(codec)
+            self._spaces[prefix] = self._space_of(name).recorded_as(codec)
         return self._spaces[prefix]
 
     def _name(self, prefix: bytes) -> str:
@@ -221,9 +231,17 @@ def _identity(library: dict[bytes, bytes], location: str, keys: Keys) -> Identit
     return found
 
 
-def _new_identity(keys: Keys, store_id: str | None) -> Identity:
+def _ledger(library: dict[bytes, bytes]) -> Ledger | None:
+    """The ledger, if it was a cache and that can be read."""
+    try:
+        return Ledger.unpack(library[LEDGER_KEY])
+    except (KeyError, StoreCorrupt):
+        return None
+
+
+def _new_identity(kind: str, keys: Keys, store_id: str | None) -> Identity:
     """An identity in the place of one that is lost.  Raises StoreCorrupt where seals need what is lost with it."""
-    new = identity.new("Store", Pickle.name, keys)
+    new = identity.new(kind, Pickle.name, keys)
     if keys and store_id is None:
         raise StoreCorrupt("the id of the store is lost, and its seals cover that; give it as store_id")
     return new if store_id is None else new._replace(id=store_id)

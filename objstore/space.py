@@ -6,11 +6,13 @@ before it, where the first byte is below 0x10:
     0x00 d                                 the engine's durability (see engines.lmdb)
     0x00 i                                 the identity of the store (see identity)
     0x00 s                                 state: flags (1 byte), entries outside the default namespace (8)
+    0x00 c                                 in a cache: its bounds, and what is counted (see eviction)
     0x01 name hash                         a namespace in use: its entries (8), its name in UTF-8, and where it
                                            has another codec than the store, 0xFF and the name of that
     0x02 expires_at, tree key              one entry for each record that expires (7 bytes, microseconds)
     0x03 tag hash, tree key                one entry for each tag of each record
     0x04 name hash, key                    the items of other namespaces
+    0x05 hash, tree key                    in a cache: one entry for each record, of how it is used (see eviction)
     0x10 ...                               the items of the default namespace, under their bare keys
 
 A *tree key* is what stands in the tree for an item: the prefix of its namespace and its encoded key,
@@ -36,7 +38,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from hashlib import blake2b
 from pickle import loads
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from objstore import keys, record
 from objstore.codecs.base import Codec
@@ -69,6 +71,7 @@ _CATALOG_END = b"\x02"
 EXPIRY = b"\x02"
 TAGS = b"\x03"
 ITEMS = b"\x04"
+METER = b"\x05"
 USER = b"\x10"
 
 _NAME_HASH_BYTES = 6
@@ -84,12 +87,15 @@ _LATEST = (1 << 8 * _TIME_BYTES) - 1  # microseconds since 1970: in the year 425
 NO_BOOKS = 0
 EXPIRES_USED = 1
 _TAGS_USED = 2
+METERED = 4
 
 _state = struct.Struct("<BQ")
 _count = struct.Struct("<Q")
 
 # Three keys of the library's own in every new store: durability, identity, state.
 INITIAL_STATE = {STATE_KEY: _state.pack(0, 3)}
+# And a fourth in every new cache, what it counts.
+INITIAL_METERED = {STATE_KEY: _state.pack(METERED, 4)}
 
 # Names that begin so are the library's own: not listed, and refused to users.
 RESERVED_NAME = "\x00"
@@ -154,16 +160,19 @@ class Space:
         if compression is not None:
             self._pack_bytes = min(self._pack_bytes, compression.threshold)
 
-    def sibling(self, name: str, txn: Reader | None = None, codec: Codec | str | None = None) -> Space:
+    def sibling(self, name: str, txn: Reader | None = None, codec: Codec | str | None = None) -> Self:
         """The space of another namespace in the same store, with what is recorded of it where `txn` can look.
 
         Raises StoreError where its codec is another one, or must be given.
         """
-        check_name(name)
+        return self.relative(check_name(name), txn, codec)
+
+    def relative(self, name: str, txn: Reader | None = None, codec: Codec | str | None = None) -> Self:
+        """The same for any name, one of the library's own too."""
         chosen = None if codec is None else codec_of(codec)
         if txn is not None:
             chosen = self._codec_in(txn, name, chosen)
-        space = Space(
+        space = type(self)(
             name,
             chosen or self._of_store,
             self.clock,
@@ -216,9 +225,9 @@ class Space:
         """Whether its codec is another one than the store's."""
         return self.codec.name != self._of_store.name
 
-    def viewing(self, verify: bool) -> Space:
+    def viewing(self, verify: bool) -> Self:
         """This space, but large buffers in its values are the record's own memory, verified only if they shall be."""
-        space = object.__new__(Space)
+        space = object.__new__(type(self))
         space.__dict__.update(self.__dict__, _views=True, _verifies=verify)
         return space
 
@@ -523,7 +532,7 @@ class Space:
         total = txn.count()
         entries = self._catalogued(txn) if self.prefix else total - others
         if flags & EXPIRES_USED and entries:
-            entries -= sum(confirmed for _, _, confirmed in self._expired(txn, self.now()))
+            entries -= sum(self._confirms(txn, index_key) for index_key in self._expired(txn, self.now()))
         return _counted(entries, total)
 
     def scan(self, txn: Reader, start: bytes, stop: bytes | None, reverse: bool, now: int) -> Iterator[Found]:
@@ -574,12 +583,11 @@ class Space:
             txn.put(tree_key, packed)
             return
         self._check_codec(txn)
-        old = txn.get(tree_key)
+        old = txn.head(tree_key)
         dropped = self._unindex(txn, tree_key, old) if flags else 0
         txn.put(tree_key, packed)
         added = self._index(txn, tree_key, expires_at, tags)
-        used = (EXPIRES_USED if expires_at is not None else 0) | (_TAGS_USED if tags else 0)
-        self._keep_books(txn, own=old is None, index=added - dropped, flags=used)
+        self._keep_books(txn, own=old is None, index=added - dropped, flags=used_by(expires_at, tags))
 
     def put_many(
         self,
@@ -602,7 +610,7 @@ class Space:
     def delete(self, txn: Writer, tree_key: bytes) -> bool:
         """Remove a record; whether there was one, expired or not."""
         flags, _ = self._state(txn)
-        dropped = self._unindex(txn, tree_key, txn.get(tree_key)) if flags else 0
+        dropped = self._unindex(txn, tree_key, txn.head(tree_key)) if flags else 0
         if not txn.delete(tree_key):
             return False
         self._keep_books(txn, own=-1, index=-dropped)
@@ -643,13 +651,14 @@ class Space:
 
     def expire(self, txn: Writer, now: int) -> int:
         """Remove what is expired; how much that was."""
-        count = 0
-        for index_key, tree_key, confirmed in list(self._expired(txn, now)):
-            if confirmed:
-                count += self.delete(txn, tree_key)
-            else:
-                self._keep_books(txn, own=0, index=-txn.delete(index_key))
-        return count
+        return sum([self.sweep(txn, index_key) for index_key in list(self._expired(txn, now))])
+
+    def sweep(self, txn: Writer, index_key: bytes) -> bool:
+        """Remove what has expired by an entry of the index, if the record says so, too; whether it does."""
+        if self._confirms(txn, index_key):
+            return self.delete(txn, expiring(index_key))
+        self._keep_books(txn, own=0, index=-txn.delete(index_key))
+        return False
 
     # Namespaces
 
@@ -714,22 +723,27 @@ class Space:
             txn.put(entry, b"")
         return added
 
-    def _unindex(self, txn: Writer, tree_key: bytes, stored: bytes | None) -> int:
-        if stored is None:
+    def _unindex(self, txn: Writer, tree_key: bytes, old: tuple[bytes, int] | None) -> int:
+        if old is None:
             return 0
         # A damaged record cannot say what it has in the indexes; what stays there is compared before it is believed.
-        header = self._header(tree_key, stored, len(stored), txn.get)
+        header = self._header(tree_key, *old, txn.get)
         return sum(map(txn.delete, index_entries(tree_key, header.expires_at, header.tags)))
 
-    def _expired(self, txn: Reader, now: int) -> Iterator[tuple[bytes, bytes, bool]]:
-        """Index key and tree key of what has expired, and whether the record says so, too."""
-        for index_key in txn.scan_keys(EXPIRY, EXPIRY + (now + 1).to_bytes(_TIME_BYTES, "big")):
-            tree_key = bytes(index_key[_EXPIRY_HEAD:])
+    def _expired(self, txn: Reader, now: int) -> Iterator[bytes]:
+        """The entries in the index of what has expired here."""
+        for index_key in txn.scan_keys(EXPIRY, expired_until(now)):
+            tree_key = expiring(index_key)
             if self.start <= tree_key and (self.stop is None or tree_key < self.stop):
-                stored = txn.get(tree_key) or b""
-                header = self._header(tree_key, stored, len(stored), txn.get)
-                same = header.expires_at == int.from_bytes(index_key[1:_EXPIRY_HEAD], "big")
-                yield index_key, tree_key, same and self._is_intact(tree_key, txn.get)
+                yield bytes(index_key)
+
+    def _confirms(self, txn: Reader, index_key: bytes) -> bool:
+        """Whether a record says the same of its end as an entry of the index."""
+        tree_key = expiring(index_key)
+        stored = txn.get(tree_key) or b""
+        header = self._header(tree_key, stored, len(stored), txn.get)
+        same = header.expires_at == int.from_bytes(index_key[1:_EXPIRY_HEAD], "big")
+        return same and self._is_intact(tree_key, txn.get)
 
 
 def _counted(number: int, most: int = 1 << 48) -> int:
@@ -785,6 +799,11 @@ def read_namespace(stored: bytes) -> tuple[int, str, str | None]:
     if not name or (mark and not codec):
         raise ValueError("a part of it is empty")
     return entries, str(name, "utf-8", "surrogatepass"), str(codec, "utf-8") if mark else None
+
+
+def name_in(stored: Stored | None) -> str:
+    """The name of a namespace, from its record in the catalog.  Raises StoreCorrupt."""
+    return _namespace(bytes(stored or b""))[1]
 
 
 def _namespace(stored: bytes) -> tuple[int, str, str | None]:
@@ -846,6 +865,21 @@ def index_entries(tree_key: bytes, expires_at: int | None, tags: Sequence[str]) 
         yield EXPIRY + expires_at.to_bytes(_TIME_BYTES, "big") + tree_key
     for tag in tags:
         yield TAGS + _hash(tag, _TAG_HASH_BYTES) + tree_key
+
+
+def used_by(expires_at: int | None, tags: Sequence[str]) -> int:
+    """The flags of what a record uses."""
+    return (EXPIRES_USED if expires_at is not None else 0) | (_TAGS_USED if tags else 0)
+
+
+def expired_until(now: int) -> bytes:
+    """Where the index of what expires goes on with what is not expired."""
+    return EXPIRY + (now + 1).to_bytes(_TIME_BYTES, "big")
+
+
+def expiring(index_key: bytes) -> bytes:
+    """The tree key in an entry of that index."""
+    return bytes(index_key[_EXPIRY_HEAD:])
 
 
 def _hash(text: str, size: int) -> bytes:

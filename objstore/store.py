@@ -11,9 +11,10 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import Any, ClassVar, NamedTuple, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from objstore import identity
 from objstore.checking import CheckReport, check_engine, require_whole
@@ -44,7 +45,8 @@ V = TypeVar("V")
 D = TypeVar("D")
 
 
-class Stats(NamedTuple):
+@dataclass(frozen=True)
+class Stats:
     """Figures of a store."""
 
     entries: int
@@ -146,17 +148,18 @@ class Store(Writable[K, V]):
             "immutable": immutable,
             "network": network,
             "readahead": readahead,
+            "disposable": self._disposable,
         }
         new = identity.new(self._kind, "pickle" if given is None else given.name, keys)
         # What makes no sense, or is not installed, is found before anything is made.
         Space("", given or codec_of(new.codec), sealing=sealing_of(new.sealing, keys, new.id))
         self._check = partial(identity.check, kind=self._kind, codec=given, keys=keys)
-        initial = {IDENTITY_KEY: identity.pack(new, keys), **INITIAL_STATE}
+        initial = {IDENTITY_KEY: identity.pack(new, keys), **self._initial()}
         engine = connect(location, flag, initial, durability, self._check, self, **options)
         # Once more, for what is believed from now on: somebody may have changed it since it was looked at.
         self._identity = self._check(engine.get(IDENTITY_KEY), engine.location)
         self._keys = keys
-        space = Space(
+        space = self._new_space(
             "",
             given or codec_of(self._identity.codec),
             clock,
@@ -179,6 +182,13 @@ class Store(Writable[K, V]):
         }
         self._attach(engine, space, read_only=flag == "r")
 
+    _new_space: ClassVar[type[Space]] = Space
+    _disposable = False  # whether it may begin empty where it is suspect
+
+    def _initial(self) -> dict[bytes, bytes]:
+        """What a new store begins with, but for its identity."""
+        return INITIAL_STATE
+
     def _attach(self, engine: Engine, space: Space, read_only: bool) -> None:
         """Become a handle of an engine, which was retained for it."""
         self._engine = engine
@@ -186,7 +196,7 @@ class Store(Writable[K, V]):
         self._read_only = read_only or engine.read_only
         self._children: list[weakref.ref[Store[Any, Any]]] = []
         # The hot path, without a stop on the way.
-        self._find = engine.get  # type: ignore[method-assign,assignment]
+        self._find_by(engine.get)
         self._record = engine.get  # type: ignore[method-assign,assignment]
         self._there = engine.contains  # type: ignore[method-assign,assignment]
         refuse: Any = partial(_refuse, engine.location)
@@ -195,6 +205,9 @@ class Store(Writable[K, V]):
         self._put_beside: Callable[..., bool] = refuse if self._read_only else engine.put_beside
         self._compact: Callable[..., None] = refuse if self._read_only else engine.compact
         self._keeps_no_books = not space.prefix and self._default_ttl is None
+
+    def _find_by(self, get: Callable[[bytes], Stored | None]) -> None:
+        self._find = get  # type: ignore[method-assign,assignment]
 
     # The handle
 
@@ -268,7 +281,7 @@ class Store(Writable[K, V]):
             and self.supports("view")
         ):
             # Large buffers: the next record is likely to have some, too.
-            self._find = partial(_find_large, weakref.ref(self), self._engine)  # type: ignore[method-assign]
+            self._find_by(partial(_find_large, weakref.ref(self), self._engine))
         return self._space.unusual_value(key, tree_key, found)
 
     def __setitem__(self, key: K, value: V) -> None:
@@ -383,16 +396,22 @@ class Store(Writable[K, V]):
         space = self._space.sibling(name, self._reader(), codec)
         if space.has_own_codec and not self._read_only:
             self._apply(space.declare)
+        return self._handle_of(space)
+
+    def _handle_of(self, space: Space) -> Self:
+        """A handle of another namespace, which is closed with this one."""
         store = object.__new__(type(self))
-        store._identity = self._identity
-        store._keys = self._keys
-        store._check = self._check
-        store._arguments = self._arguments
+        store._of_handle(self)
         self._engine.retain(store)
         store._attach(self._engine, space, self._read_only)
         self._children = [child for child in self._children if child() is not None]
         self._children.append(weakref.ref(store))
         return store
+
+    def _of_handle(self, other: Store[Any, Any]) -> None:
+        """Take over what another handle of the same store was given."""
+        self._identity, self._keys, self._check = other._identity, other._keys, other._check
+        self._arguments = other._arguments
 
     def namespaces(self) -> list[str]:
         """The names of the namespaces that were written to and not dropped since."""
@@ -485,7 +504,7 @@ def _find_large(handle: weakref.ref[Store[Any, Any]], engine: Engine, tree_key: 
     found = engine.view(tree_key)
     store = handle()
     if store is not None and (found is None or isinstance(found, bytes) or found[0] == PLAIN):
-        store._find = store._engine.get  # type: ignore[method-assign,assignment]
+        store._find_by(store._engine.get)
     return found
 
 

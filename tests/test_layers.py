@@ -16,8 +16,6 @@ PACKAGE = Path(objstore.__file__).parent
 
 NOT_BUILT_YET = {
     "engines.redis",
-    "eviction",
-    "cache",
     "memoize",
     "adapters*",
 }
@@ -48,17 +46,17 @@ STRATA = [
     "engines.lmdb.offline",
     "engines.lmdb",
     "engines",
-    "space",
+    "space  usage",
+    "eviction",
     "identity",
     "audit",
     "checking  salvaging  rekeying",
     "views",
     "mapping",
     "transaction",
-    "store",
-    "eviction",
-    "cache",
     "memoize",
+    "store",
+    "cache",
     "",  # objstore itself: the public names
     "cli*  adapters*",  # these call public names only
     "__main__",

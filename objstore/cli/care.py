@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import click
 from rich.console import Console
 from rich.progress import Progress
 
 import objstore
-from objstore import Damage, Store, StoreError
+from objstore import Damage, StoreError
+from objstore.cli.opening import open_any
 from objstore.cli.printing import printable, say
 
 # So many of each kind are printed; a program gets all of them (`objstore.check`).
@@ -48,7 +48,7 @@ def check(store: str, accept: bool) -> None:
 @click.argument("target", metavar="TARGET")
 def backup(store: str, target: str) -> None:
     """Copy STORE to TARGET, a new directory, while others use it.  The copy is compact and checked."""
-    with _refusals(), _progress("copying") as progress, Store[Any, Any](store, "r") as opened:
+    with _refusals(), _progress("copying") as progress, open_any(store, "r") as opened:
         opened.backup(target, progress=progress)
 
 
@@ -56,7 +56,7 @@ def backup(store: str, target: str) -> None:
 @click.argument("store", metavar="STORE")
 def compact(store: str) -> None:
     """Give free pages back to the disk.  Nobody else may have the store open."""
-    with _refusals(), _progress("compacting") as progress, Store[Any, Any](store, "w") as opened:
+    with _refusals(), _progress("compacting") as progress, open_any(store, "w") as opened:
         before = opened.stats().file_bytes
         opened.compact(progress=progress)
         after = opened.stats().file_bytes
@@ -85,7 +85,7 @@ def rekey(store: str) -> None:
     The keys, newest first and with commas between them, are those in the environment variable OBJSTORE_SIGNING_KEY or
     OBJSTORE_ENCRYPTION_KEY.  What was interrupted is begun again where it was.
     """
-    with _refusals(), _progress("rekeying") as progress, Store[Any, Any](store, "w") as opened:
+    with _refusals(), _progress("rekeying") as progress, open_any(store, "w") as opened:
         report = opened.rekey(progress=progress)
         key = opened.stats().key
     _print(map(_damaged, report.refused))

@@ -24,6 +24,7 @@ from rich.text import Text
 from objstore import DEFAULT, Activity, Entry, Store, StoreError, StoreNotFound, __version__
 from objstore.cli.care import backup, check, compact, rekey, salvage
 from objstore.cli.demo import demo
+from objstore.cli.opening import open_any
 from objstore.cli.printing import printable, say
 
 _store_argument = click.argument("store", metavar="STORE")
@@ -121,7 +122,7 @@ def info(store: str) -> None:
     """What the store is and holds, and who reads and writes it.  Nothing is unpickled."""
     with _open(store, "r", None) as opened:
         rows = {"location": opened.location}
-        figures = opened.stats()._asdict()
+        figures = dict(vars(opened.stats()))
         del figures["held"]  # by this process, which is nothing
         reading, writing = figures.pop("reading"), figures.pop("writing")
         rows |= {name: f"{value:,}" if isinstance(value, int) else value or "none" for name, value in figures.items()}
@@ -150,7 +151,7 @@ def _open(location: str, flag: str, namespace: str | None) -> Iterator[Store[Any
     try:
         if location.startswith("memory:"):
             raise click.UsageError("A store in memory ends with the command; name a directory.")
-        with Store[Any, Any](location, flag) as store:
+        with open_any(location, flag) as store:
             yield store if namespace is None else store.namespace(namespace)
     except StoreNotFound as exc:
         raise click.ClickException(printable(str(exc).replace("flag 'c' makes", "`objstore set` makes"))) from exc

@@ -151,6 +151,12 @@ class Writer(Reader, Protocol):
     def get(self, key: bytes) -> bytes | None:
         """The record of `key`, or None."""
 
+    def head(self, key: bytes) -> tuple[bytes, int] | None:
+        """First `record.HEAD_BYTES` bytes and size of the record of `key`, or None."""
+
+    def get_first(self, start: bytes, stop: bytes | None, count: int) -> Sequence[tuple[bytes, bytes]]:
+        """So many items from `start` (included) to `stop` (not), at once."""
+
     def put(self, key: bytes, record: Packed) -> None:
         """Store `record` under `key`, in the place of what was there."""
 
@@ -230,6 +236,8 @@ class Engine(ABC):
     location: str
     durability: str
     read_only = False
+    was_emptied = False
+    """Whether it was suspect, and is new now, as its opener had allowed."""
     capabilities: frozenset[str]
 
     @abstractmethod

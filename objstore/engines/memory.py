@@ -12,6 +12,7 @@ import os
 import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from objstore.engines.base import (
@@ -169,6 +170,13 @@ class MemoryWriter(MemoryReader):
             raise TransactionError("this belongs to the thread that began it; begin another in this one")
         if self._resting:
             raise TransactionError("a savepoint of this transaction is open; use that one, or after it ends")
+
+    def head(self, key: bytes) -> tuple[bytes, int] | None:
+        record = self.get(key)
+        return None if record is None else (record[:HEAD_BYTES], len(record))
+
+    def get_first(self, start: bytes, stop: bytes | None, count: int) -> list[tuple[bytes, bytes]]:
+        return list(islice(self.scan(start, stop), count))
 
     def put(self, key: bytes, record: Packed) -> None:
         self._check()

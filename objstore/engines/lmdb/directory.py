@@ -13,6 +13,7 @@ of the file, so nobody else may open it, and one process has one descriptor (the
 And its text says what the data file cannot say of itself:
 
     objstore 1                 the store was made completely
+    disposable                 where it is suspect, it may be emptied
     dirty <boot id>            unsynced writes were begun under this boot of the machine
     failed <boot id>           a sync failed under it
 
@@ -58,6 +59,7 @@ OURS = "objstore.lock"
 MAKING = "objstore.making"
 
 _COMPLETE = "objstore 1"
+_DISPOSABLE = "disposable"
 _DIRTY = "dirty"
 _FAILED = "failed"
 _TEXT_BYTES = 256  # of our file; what comes behind it are notes (see `activity`)
@@ -68,8 +70,10 @@ _OPENING = 1  # the byte of our file that is locked by whoever opens the environ
 class Directory:
     """The directory at `path`: from `open` to `close` this process holds the shared lock."""
 
-    def __init__(self, path: str, private: bool, max_readers: int) -> None:
+    def __init__(self, path: str, private: bool, max_readers: int, disposable: bool = False) -> None:
         self.path = path
+        self._disposable = disposable  # as a whole: a store whose values can be computed again
+        self.was_emptied = False
         self.private = private
         self._max_readers = max_readers
         self._file: FileIO | None = None  # it knows whether it is closed, where a number may be somebody else's by then
@@ -154,6 +158,8 @@ class Directory:
             if flag in "rw":
                 raise StoreNotFound(f"there is no store at {self.path!r}; flag 'c' makes one")
             self._make(flag, make)
+        elif flag != "r" and self._may_be_emptied():
+            self._empty(make)
         elif flag != "r" and not self._text().startswith(_COMPLETE) and self.try_exclusive():
             self._finish()  # what a maker that was killed left undone
         if flag != "r" and os.path.lexists(self.making) and self.try_exclusive():
@@ -181,13 +187,13 @@ class Directory:
                 raise StoreLocked(
                     f"flag 'n' replaces the store at {self.path!r}, but others have it open; close it there"
                 )
-        elif not self._wait_to_make():
+        elif not self._wait_to_make(self._exists):
             if flag == "n":
                 raise StoreLocked(f"another process made a store at {self.path!r} in this moment; close it there")
             return
         self.replace(make)
 
-    def _finish(self) -> None:
+    def _finish(self, *marks: str) -> None:
         """The data file is in its place, whole and synced: clear away, and say so, when the disk knows its name.
 
         That is said last, because who reads it syncs no name any more.
@@ -195,20 +201,29 @@ class Directory:
         self.remove_making()
         sync_directory(self.path)
         sync_directory(os.path.dirname(self.path))
-        self._write_text(_COMPLETE)
+        self._write_text(_COMPLETE, *marks)
         self.lock_shared()
 
-    def _wait_to_make(self) -> bool:
+    def _may_be_emptied(self) -> bool:
+        return self._disposable and self.suspect and bool(self._marks(_DISPOSABLE))
+
+    def _empty(self, make: Callable[[str], None]) -> None:
+        """Put a new store in the place of one that is suspect, unless somebody else did."""
+        if self._wait_to_make(lambda: not self._may_be_emptied()):
+            self.replace(make)
+            self.was_emptied = True
+
+    def _wait_to_make(self, is_made: Callable[[], bool]) -> bool:
         """Wait for the turn of this process, which then has the exclusive lock; False if another made the store."""
         deadline = time.monotonic() + _WAIT_SECONDS
         self._unlock()
         while True:
             if self._try(fcntl.LOCK_EX):
-                if not self._exists():
+                if not is_made():
                     return True
                 self.lock_shared()
                 return False
-            if self._try(fcntl.LOCK_SH) and self._exists():
+            if self._try(fcntl.LOCK_SH) and is_made():
                 return False
             self._unlock()  # those who wait with a shared lock would wait for each other
             self._check_deadline(deadline)
@@ -282,6 +297,7 @@ class Directory:
         With `keeps_rights` they belong to whom the old files belong, and may be used by the same.  If that fails, what
         there was is as it was, and has its room again.
         """
+        marks = self._marks(_DISPOSABLE) if keeps_rights else [_DISPOSABLE] if self._disposable else []
         self.remove_making()
         os.mkdir(self.making, 0o700)
         lock = os.path.join(self.making, LOCK)
@@ -295,7 +311,7 @@ class Directory:
             raise
         os.replace(lock, os.path.join(self.path, LOCK))
         os.replace(os.path.join(self.making, DATA), self.data)
-        self._finish()
+        self._finish(*marks)
 
     def _copy_rights(self) -> None:
         """Let those use the new files who may use the old ones, whoever replaces them, with whatever umask."""
@@ -417,24 +433,24 @@ class Directory:
 
     def mark_dirty(self) -> None:
         """Say, synced, that unsynced writes begin now; also where it says so, for that may not be synced."""
-        self._write_text(_COMPLETE, f"{_DIRTY} {boot_id()}", *self._marks(_FAILED))
+        self._write_text(_COMPLETE, *self._marks(_DISPOSABLE), f"{_DIRTY} {boot_id()}", *self._marks(_FAILED))
 
     def mark_clean(self) -> None:
         """Say, synced, that everything is on the disk."""
-        self._write_text(_COMPLETE, *self._marks(_FAILED))
+        self._write_text(_COMPLETE, *self._marks(_DISPOSABLE), *self._marks(_FAILED))
 
     def mark_failed(self) -> None:
         """Say that a sync has failed: the system may have dropped what it could not write, and forgets that.
 
         What it has in memory is right until it goes down; then only a copy or somebody's decision makes it so.
         """
-        self._write_text(_COMPLETE, *self._marks(_DIRTY), f"{_FAILED} {boot_id()}")
+        self._write_text(_COMPLETE, *self._marks(_DISPOSABLE), *self._marks(_DIRTY), f"{_FAILED} {boot_id()}")
 
     def accept(self) -> None:
         """Take the data file as it is for what it should be: somebody has checked it, and decided so."""
         with open(self.data, "rb") as file:
             os.fsync(file.fileno())
-        self._write_text(_COMPLETE)
+        self._write_text(_COMPLETE, *self._marks(_DISPOSABLE))
 
     @property
     def dirty(self) -> bool:

@@ -92,6 +92,7 @@ class Options(NamedTuple):
     immutable: bool = False
     readahead: bool = True
     network: bool = False
+    disposable: bool = False
 
 
 class LmdbEngine(Engine):

@@ -82,11 +82,15 @@ def _open_first(
 
     What is opened belongs at once to something that exists already, so that whoever is interrupted can close it.
     """
-    directory = None if options.immutable else Directory(location, options.private, options.max_readers)
+    directory = None
+    if not options.immutable:
+        directory = Directory(location, options.private, options.max_readers, options.disposable)
     engine = LmdbEngine(location, directory, options, check)
 
+    wanted = {} if durability is None else {DURABILITY_KEY: durability.encode()}
+
     def make(path: str) -> None:
-        _make_environment(path, {**initial, DURABILITY_KEY: (durability or "full").encode()}, options)
+        _make_environment(path, {DURABILITY_KEY: b"full", **initial, **wanted}, options)
 
     try:
         if directory is not None:
@@ -96,6 +100,7 @@ def _open_first(
         else:
             check_readable(location, options.private)
         engine.open(durability, flag)
+        engine.was_emptied = directory is not None and directory.was_emptied
         engine.retain(user)
         engine.directory_id = registry.directory_id(location)
         registry.engines[engine.directory_id] = engine

@@ -8,6 +8,7 @@ transaction is ended by the thread that began it (see `transaction`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from mmap import MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, mmap
 from threading import get_ident
 from typing import Any
@@ -188,6 +189,24 @@ class LmdbWriter(LmdbReader):
         except lmdb.Error as exc:
             raise translate(exc, self._location) from exc
         return None if view is None else bytes(view)
+
+    def head(self, key: bytes) -> tuple[bytes, int] | None:
+        self._check()
+        try:
+            view = self.txn.get(key)
+        except lmdb.Error as exc:
+            raise translate(exc, self._location) from exc
+        return None if view is None else (bytes(view[:HEAD_BYTES]), len(view))
+
+    def get_first(self, start: bytes, stop: bytes | None, count: int) -> list[tuple[bytes, bytes]]:
+        try:
+            cursor = self._place(start, stop, reverse=False)
+            if cursor is None:
+                return []
+            items = [(bytes(key), bytes(record)) for key, record in islice(cursor.iternext(), count)]
+        except lmdb.Error as exc:
+            raise translate(exc, self._location) from exc
+        return items if stop is None else [item for item in items if item[0] < stop]
 
     def get_many(self, keys: Iterable[bytes]) -> list[tuple[bytes, bytes]]:
         return [(bytes(key), bytes(view)) for key, view in super().get_many(keys)]

@@ -1,0 +1,363 @@
+"""Cache: a store with a bound.
+
+How the bound is kept is in `eviction`, and what is remembered of reads in `usage`.  This room is about the handle: what
+an opener says of the bounds, noting what is read, and taking that along with what is written.
+
+A process that reads and never writes has its reads written down by the *keeper*, one thread for all caches of the
+process, once a second; it is there only while something is read.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypedDict, TypeVar, Unpack
+from weakref import WeakKeyDictionary
+
+from objstore import eviction
+from objstore.codecs.base import Codec
+from objstore.codecs.compression import Compression
+from objstore.codecs.keyring import KeyOption
+from objstore.engines.base import DURABILITY_KEY, Engine, Stored, Writer
+from objstore.errors import StoreError, StoreNotFound
+from objstore.eviction import POLICIES, Bounds, Ledger, MeteredSpace, NoRoom
+from objstore.mapping import TTL
+from objstore.space import Space
+from objstore.space import expires_at as check_ttl
+from objstore.store import Stats, Store
+from objstore.transaction import Transaction, Unit
+from objstore.usage import EXPIRED, Recent, Usage
+
+K = TypeVar("K")
+V = TypeVar("V")
+D = TypeVar("D")
+
+_log = logging.getLogger("objstore")
+
+
+class Options(TypedDict, total=False):
+    """What a `Cache` takes as a `Store` does."""
+
+    codec: Codec | str | None
+    compression: Compression | str | None
+    signing_key: KeyOption
+    encryption_key: KeyOption
+    durability: str | None
+    map_size: int | None
+    max_readers: int
+    permissions: str
+    immutable: bool
+    network: bool
+    readahead: bool
+    clock: Callable[[], float]
+
+
+@dataclass(frozen=True)
+class CacheStats(Stats):
+    """Figures of a cache: those of a store, where `entries` counts all namespaces and memoized results."""
+
+    hits: int
+    """Reads that found something, in all processes; those of others are counted with a delay of about a second."""
+    misses: int
+    """Reads that found nothing, or something expired."""
+    evicted: int
+    """Records that went to make room."""
+    expired: int
+    """Records that were swept away by writes, because they had expired."""
+    bytes: int
+    """What the records take, as `max_size` counts it; expired ones that are not yet swept are among them."""
+    max_size: int | None
+    max_entries: int | None
+    policy: str
+
+
+class Cache(Store[K, V]):
+    """A `Store` with a bound: where it is full, a write makes room by evicting what is of least use.
+
+    `location`, `flag`: as for `Store`.
+    `max_size`: bytes that records may take on the disk, with their keys; the file is larger by its free pages and what
+    lies half empty in others. A value that alone takes more is refused with StoreFull.
+    `max_entries`: how many records it may hold.
+    `ttl`: seconds, or a timedelta, after which what is stored without a ttl of its own expires; of this handle.
+    `policy`: what goes first: what was not used for longest ("lru"), what was used least ("lfu"), or what was stored
+    first ("fifo"). Each is held by samples: what goes is among the first, not always the very first.
+
+    The bounds hold for all namespaces and memoized results together, and for all processes: they are recorded, and
+    the last who opens it and names one sets it. None is what is recorded; a new cache needs a bound or a ttl, and is
+    "lru".
+
+    Further options are those of `Store`, but a new cache has durability "process": it survives the death of any
+    process, and begins empty if the machine went down with writes that were not synced.
+
+    Reads never wait for writers, and write nothing themselves. Raises TypeError and ValueError for bounds that make no
+    sense, and what `Store` raises.
+    """
+
+    _kind: ClassVar[str] = "Cache"
+
+    def __init__(
+        self,
+        location: str | os.PathLike[str],
+        flag: str = "c",
+        *,
+        max_size: int | None = None,
+        max_entries: int | None = None,
+        ttl: TTL = None,
+        policy: str | None = None,
+        **options: Unpack[Options],
+    ) -> None:
+        self._bounds = _checked(max_size, max_entries, policy)
+        check_ttl(ttl, 0)
+        self._default_ttl = ttl
+        is_bare = max_size is None and max_entries is None and ttl is None
+        self._disposable = not is_bare  # else nobody could say what bounds the new one has
+        try:
+            if is_bare and flag == "n":
+                raise StoreNotFound
+            super().__init__(location, "w" if is_bare and flag == "c" else flag, **options)
+        except StoreNotFound as exc:
+            if not is_bare or flag not in ("c", "n"):
+                raise
+            raise TypeError(
+                "a new Cache needs a bound, max_size (bytes) or max_entries, or a ttl; what shall keep everything is a "
+                "Store"
+            ) from exc
+        if self._engine.was_emptied:
+            _log.warning("the cache at %r begins empty: the machine went down with unsynced writes", self.location)
+        self._arguments["ttl"] = ttl
+        if not self._read_only and self._apply(eviction.rebound, self._bounds):
+            while not self._apply(self._space.make_room, 0, 0):
+                pass
+
+    _space: MeteredSpace
+
+    def _initial(self) -> dict[bytes, bytes]:
+        return {**eviction.initial(self._bounds), DURABILITY_KEY: b"process"}
+
+    _new_space = MeteredSpace
+
+    def _attach(self, engine: Engine, space: Space, read_only: bool) -> None:
+        self._usage = _usage_of(engine)
+        self._usage.clock = space.clock
+        super()._attach(engine, space, read_only)
+        self._usage.may_write = self._usage.may_write or not self._read_only
+        self._space.usage = self._usage
+        self._keeps_no_books = False
+        self._transact = self.__dict__.pop("_apply")
+
+    def _of_handle(self, other: Store[Any, Any]) -> None:
+        super()._of_handle(other)
+        assert isinstance(other, Cache)
+        self._bounds, self._default_ttl = other._bounds, other._default_ttl
+
+    # What is read
+
+    def _find_by(self, get: Callable[[bytes], Stored | None]) -> None:
+        super()._find_by(_noting(get, self._usage))
+
+    def _unusual(self, key: K, tree_key: bytes, found: Stored | None) -> Any:
+        try:
+            return super()._unusual(key, tree_key, found)
+        except KeyError:
+            if found is not None:
+                self._usage.note(EXPIRED)
+            raise
+
+    def get_many(self, keys: Iterable[K]) -> dict[K, V]:
+        """Keys and values of those that are there, in one consistent state; each counts as read."""
+        asked = list(keys)
+        found = super().get_many(asked)
+        for key in asked:
+            self._usage.note(self._space.tree_key(key) if key in found else None)
+        return found
+
+    # What is written
+
+    def _apply(self, function: Callable[..., D], *arguments: Any) -> D:
+        while True:
+            try:
+                return self._take_along(function, *arguments)
+            except NoRoom as exc:
+                while not self._transact(self._space.make_room, exc.size, exc.entries):
+                    pass
+            finally:
+                if self._usage.evicted:
+                    _tell(self.location, self._usage)
+
+    def _take_along(self, function: Callable[..., D], *arguments: Any) -> D:
+        """Apply the change, and with it, now and then, what was read."""
+        if not self._usage.is_due():
+            return self._transact(function, *arguments)  # type: ignore[no-any-return]
+        recent = self._usage.take()
+        try:
+            return self._transact(_merge_and, recent, function, *arguments)  # type: ignore[no-any-return]
+        except BaseException:
+            self._usage.give_back(recent)
+            raise
+
+    def transaction(self) -> Transaction[K, V]:
+        """A unit of work, applied as a whole or not at all: `with cache.transaction() as txn:`.
+
+        It evicts as much as it must for what it writes.
+        """
+        self._require("transaction", "use compare_and_set, modify or edit on single keys")
+        return Transaction(self._space.patient(), Unit(lambda: self._write(), self._engine), self._default_ttl)
+
+    def close(self) -> None:
+        """Close this handle and those of its namespaces; again does no harm.  What was read is written down before."""
+        if not (self.closed or self._read_only):
+            with suppress(StoreError):  # it is about statistics
+                _write_down(self._engine, self._usage)
+        super().close()
+
+    def stats(self) -> CacheStats:
+        """Figures of this cache."""
+        ledger = Ledger.read(self._reader())
+        hits, misses = self._usage.counted()
+        counted = {
+            "entries": ledger.entries,
+            "hits": max(ledger.hits + hits, 0),
+            "misses": ledger.misses + misses,
+            "evicted": ledger.evicted,
+            "expired": ledger.expired,
+            "bytes": ledger.bytes,
+            **ledger.bounds._asdict(),
+        }
+        return CacheStats(**{**vars(super().stats()), **counted})
+
+
+def _checked(max_size: int | None, max_entries: int | None, policy: str | None) -> Bounds:
+    for name, bound in (("max_size", max_size), ("max_entries", max_entries)):
+        if bound is not None and (isinstance(bound, bool) or not isinstance(bound, int)):
+            what = "bytes" if name == "max_size" else "records"
+            raise TypeError(f"{name} is a number of {what}, not {type(bound).__name__}")
+        if bound is not None and not 0 < bound < 1 << 63:
+            raise ValueError(f"{name} is a positive number, not {bound}; leave it out for none")
+    if policy is not None and policy not in POLICIES:
+        raise ValueError(f"policy is one of {', '.join(map(repr, POLICIES))}, not {policy!r}")
+    return Bounds(max_size, max_entries, policy)
+
+
+def _noting(get: Callable[[bytes], Stored | None], usage: Usage) -> Callable[[bytes], Stored | None]:
+    """`get`, with a note of what was found: the hot path of a cache."""
+    note, noted = usage.note, usage.noted
+
+    def find(tree_key: bytes) -> Stored | None:
+        found = get(tree_key)
+        note(None if found is None else tree_key)
+        if len(noted) > usage.patience:
+            _keeper.wake(usage)
+        return found
+
+    return find
+
+
+def _merge_and(txn: Writer, recent: Recent, function: Callable[..., D], *arguments: Any) -> D:
+    eviction.merge(txn, recent)
+    return function(txn, *arguments)
+
+
+def _tell(location: str, usage: Usage) -> None:
+    """Log what was evicted; not in a transaction: that runs code of others."""
+    with suppress(IndexError):  # another thread was faster
+        while True:
+            namespace, key = usage.evicted.popleft()
+            _log.debug("evicted %r of namespace %r from the cache at %r", key, namespace, location)
+
+
+# What this process uses of each cache it has open
+
+_usages: WeakKeyDictionary[Engine, Usage] = WeakKeyDictionary()
+_usages_lock = threading.Lock()
+
+
+def _usage_of(engine: Engine) -> Usage:
+    with _usages_lock:
+        return _usages.setdefault(engine, Usage())
+
+
+def _write_down(engine: Engine, usage: Usage) -> None:
+    """Write down a batch of what was read, if there is anything."""
+    if usage.has_any():
+        recent = usage.take()
+        try:
+            engine.transact(eviction.merge, recent)
+        except BaseException:
+            usage.give_back(recent)
+            raise
+
+
+class _Keeper:
+    """A thread that writes down what is read where nobody writes; it is there while something is read."""
+
+    _SECONDS = 1.0
+    _IDLE_ROUNDS = 3
+    _BATCHES = 16
+    _LONGEST_LOG = 4096
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """As in a forked child, which has not the thread."""
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def wake(self, usage: Usage) -> None:
+        """Something is read: be there."""
+        usage.patience = self._LONGEST_LOG
+        usage.fold()
+        with self._lock:
+            if self._thread is None and not self._stopped.is_set():
+                self._thread = threading.Thread(target=self._keep, name="objstore-keeper", daemon=True)
+                self._thread.start()
+
+    def _keep(self) -> None:
+        idle = 0
+        while idle < self._IDLE_ROUNDS:
+            if self._stopped.wait(self._SECONDS):
+                return
+            idle = 0 if self._write_all_down() else idle + 1
+        with self._lock:
+            self._thread = None
+            for usage in list(_usages.values()):
+                usage.patience = 0  # the next note wakes another
+
+    def _write_all_down(self) -> bool:
+        """Whether anybody has read anything since."""
+        is_used = False
+        for engine, usage in list(_usages.items()):
+            is_used = is_used or usage.has_any()
+            if usage.may_write and usage.is_due(self._SECONDS):
+                with suppress(StoreError), engine.kept_open():
+                    for _ in range(self._BATCHES):
+                        _write_down(engine, usage)
+            usage.fold()
+        return is_used
+
+    def stop(self) -> None:
+        """At the end of the interpreter, before stores are closed."""
+        self._stopped.set()
+        if self._thread is not None:
+            self._thread.join(self._SECONDS)
+
+
+_keeper = _Keeper()
+atexit.register(_keeper.stop)
+
+
+def _forget_in_child() -> None:
+    global _usages_lock
+    _usages_lock = threading.Lock()
+    _keeper.forget()
+    for usage in list(_usages.values()):
+        usage.reset()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)

@@ -1,0 +1,426 @@
+"""Eviction: how a cache keeps within its bounds.
+
+A cache has two books more than a store.  The *ledger* is one record of its bounds and of what is counted, and the
+*meter* is one small record for each record, of how that is used:
+
+    0x00 c                                 the ledger, see `Ledger`
+    0x05 hash of the tree key (4), tree key     stored at (8), last used at (8), uses (4)
+
+Times are microseconds since 1970.  The meter stands in the order of hashes, so a few neighbours at a random place are
+a fair sample of everything.  Who needs room takes such a sample, remembers the worst of it beside the worst of those
+before, and evicts the worst of all: what was not used for longest ("lru"), what was used least ("lfu"), or what was
+stored first ("fifo").  So there is no order to keep, and a read need write nothing.
+
+What was read is remembered in memory, in this process (`Usage`), and gets into the meter with what this process writes
+anyway, a bounded number of entries a second.  This process sees its own reads at once, when it evicts; the others
+see them then.
+
+Room is made before it is taken, in the same transaction: no committed state is above a bound.  Where a put would have
+to evict more than a batch, it gives way first (`NoRoom`), and its caller evicts a batch at a time, so that nobody waits
+long.  The numbers are stored on disk: DO NOT CHANGE THEM.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import struct
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, Self
+
+from objstore import space
+from objstore.codecs.base import Codec
+from objstore.engines.base import Reader, Stored, Writer
+from objstore.errors import StoreCorrupt, StoreFull
+from objstore.keys import show
+from objstore.record import PLAIN, Packed, key_digest
+from objstore.space import CATALOG, EXPIRES_USED, INITIAL_METERED, METER, Space
+from objstore.usage import Recent, Usage
+
+LEDGER_KEY = b"\x00c"
+
+POLICIES = {"lru": 1, "lfu": 2, "fifo": 3}
+_LFU, _FIFO = POLICIES["lfu"], POLICIES["fifo"]
+_POLICY_NAMES = {number: name for name, number in POLICIES.items()}
+
+BATCH = 64
+"""How many records one transaction evicts for one put, at most."""
+
+_SWEPT = 8  # expired records that one put removes, at most
+_SAMPLE = 8
+_REMEMBERED = 16  # the worst of former samples
+
+
+# How a tree of LMDB lies in its file, usually; what a bound counts is the same on every engine.
+_PAGE_BYTES = 4096
+_LARGEST_NODE = 2000
+_NODE_BYTES = 11
+
+_ledger = struct.Struct("<B8Q")
+_use = struct.Struct("<QQI")
+_MOST_USES = (1 << 32) - 1
+
+_log = logging.getLogger("objstore")
+
+
+class NoRoom(Exception):
+    """To put something, more than a batch has to be evicted first: `bytes` and `entries` are to be free."""
+
+    def __init__(self, size: int, entries: int) -> None:
+        super().__init__(size, entries)
+        self.size = size
+        self.entries = entries
+
+
+class Bounds(NamedTuple):
+    """How much a cache may hold, and what goes when it is full; None is no bound, or as it is."""
+
+    max_size: int | None = None
+    max_entries: int | None = None
+    policy: str | None = None
+
+
+class Ledger:
+    """The bounds of a cache, and what is counted, of all its namespaces.  0 is no bound."""
+
+    __slots__ = ("bytes", "entries", "evicted", "expired", "hits", "max_entries", "max_size", "misses", "policy")
+
+    def __init__(
+        self,
+        policy: int = POLICIES["lru"],
+        max_size: int = 0,
+        max_entries: int = 0,
+        size: int = 0,
+        entries: int = 0,
+        evicted: int = 0,
+        expired: int = 0,
+        hits: int = 0,
+        misses: int = 0,
+    ) -> None:
+        self.policy = policy
+        self.max_size = max_size
+        self.max_entries = max_entries
+        self.bytes = size
+        self.entries = entries
+        self.evicted = evicted
+        self.expired = expired
+        self.hits = hits
+        self.misses = misses
+
+    @classmethod
+    def read(cls, txn: Reader) -> Ledger:
+        """The ledger as it stands there.  Raises StoreCorrupt."""
+        return cls.unpack(txn.get(LEDGER_KEY) or b"")
+
+    @classmethod
+    def unpack(cls, stored: Stored) -> Ledger:
+        """The ledger in these bytes.  Raises StoreCorrupt."""
+        try:
+            ledger = cls(*_ledger.unpack(stored))
+        except struct.error as exc:
+            raise StoreCorrupt("the ledger of the cache is missing or damaged; begin anew with flag 'n'") from exc
+        if ledger.policy not in _POLICY_NAMES:
+            raise StoreCorrupt("the policy of the cache is none that there is; begin anew with flag 'n'")
+        return ledger
+
+    def pack(self) -> bytes:
+        return _ledger.pack(
+            self.policy,
+            self.max_size,
+            self.max_entries,
+            self.bytes,
+            self.entries,
+            self.evicted,
+            self.expired,
+            self.hits,
+            self.misses,
+        )
+
+    @property
+    def bounds(self) -> Bounds:
+        """Its bounds, as one gives them."""
+        return Bounds(self.max_size or None, self.max_entries or None, _POLICY_NAMES[self.policy])
+
+    def rebound(self, bounds: Bounds) -> bool:
+        """Take over what is given of these bounds; whether anything is another than before."""
+        before = self.bounds
+        self.max_size = bounds.max_size or self.max_size
+        self.max_entries = bounds.max_entries or self.max_entries
+        self.policy = POLICIES[bounds.policy] if bounds.policy else self.policy
+        return self.bounds != before
+
+    def count(self, size: int, entries: int) -> None:
+        """So much came, or went."""
+        self.bytes = max(self.bytes + size, 0)
+        self.entries = max(self.entries + entries, 0)
+
+    def lacks(self, size: int, entries: int) -> bool:
+        """Whether so much more is too much."""
+        return bool(
+            (self.max_size and self.bytes + size > self.max_size)
+            or (self.max_entries and self.entries + entries > self.max_entries)
+        )
+
+
+def initial(bounds: Bounds) -> dict[bytes, bytes]:
+    """What a new cache begins with."""
+    ledger = Ledger()
+    ledger.rebound(bounds)
+    return {**INITIAL_METERED, LEDGER_KEY: ledger.pack()}
+
+
+class MeteredSpace(Space):
+    """A namespace of a cache: what it writes keeps the bounds, too.
+
+    `usage` is that of its engine.  `is_patient` is one whose transaction is a user's: it evicts as much as it must.
+    """
+
+    is_patient = False
+
+    def __init__(self, name: str, codec: Codec, *arguments: Any, usage: Usage | None = None, **options: Any) -> None:
+        super().__init__(name, codec, *arguments, **options)
+        self.usage = usage or Usage()
+        self._relatives: dict[bytes, Self] = {}
+
+    def relative(self, name: str, txn: Reader | None = None, codec: Codec | str | None = None) -> Self:
+        other = super().relative(name, txn, codec)
+        other.usage, other.is_patient = self.usage, self.is_patient
+        other._relatives = self._relatives
+        return other
+
+    def patient(self) -> Self:
+        """This space, for a transaction of a user's."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__, is_patient=True)
+        return other
+
+    # Writing
+
+    def put(
+        self, txn: Writer, tree_key: bytes, packed: Packed, expires_at: int | None = None, tags: Sequence[str] = ()
+    ) -> None:
+        self._check_codec(txn)
+        flags, _ = self._state(txn)
+        if flags & EXPIRES_USED:
+            self._sweep_some(txn)
+        ledger = Ledger.read(txn)
+        size = room_for(tree_key, len(packed) if isinstance(packed, bytes) else packed.size)
+        self._check_bound(ledger, tree_key, packed, size)
+        old = txn.head(tree_key)
+        grown = size - (0 if old is None else room_for(tree_key, old[1]))
+        if ledger.lacks(grown, old is None) and not self._evict(txn, ledger, grown, old is None, keep=tree_key):
+            raise NoRoom(grown, old is None)
+        dropped = self._unindex(txn, tree_key, old) if old is not None and old[0][0] != PLAIN else 0
+        txn.put(tree_key, packed)
+        added = self._index(txn, tree_key, expires_at, tags) + self._meter(txn, tree_key)
+        self._keep_books(txn, own=old is None, index=added - dropped, flags=space.used_by(expires_at, tags))
+        ledger.count(grown, old is None)
+        txn.put(LEDGER_KEY, ledger.pack())
+
+    def put_many(
+        self,
+        txn: Writer,
+        items: Sequence[tuple[bytes, bytes]],
+        expires_at: int | None = None,
+        tags: Sequence[str] = (),
+    ) -> None:
+        ledger = Ledger.read(txn)
+        sizes = [room_for(tree_key, len(packed)) for tree_key, packed in items]
+        for (tree_key, packed), size in zip(items, sizes, strict=True):
+            self._check_bound(ledger, tree_key, packed, size)
+        # Room for as much of it as can stay: then each evicts little.
+        size = min(sum(sizes), ledger.max_size or sum(sizes))
+        entries = min(len(items), ledger.max_entries or len(items))
+        if ledger.lacks(size, entries) and not self.make_room(txn, size, entries):
+            raise NoRoom(size, entries)
+        patient = self.patient()
+        for tree_key, packed in items:
+            patient.put(txn, tree_key, packed, expires_at, tags)
+
+    def delete(self, txn: Writer, tree_key: bytes) -> bool:
+        ledger = Ledger.read(txn)
+        there = self._remove(txn, ledger, tree_key)
+        txn.put(LEDGER_KEY, ledger.pack())
+        return there
+
+    def sweep(self, txn: Writer, index_key: bytes) -> bool:
+        there = super().sweep(txn, index_key)
+        if there:
+            ledger = Ledger.read(txn)
+            ledger.expired += 1
+            txn.put(LEDGER_KEY, ledger.pack())
+        return there
+
+    def make_room(self, txn: Writer, size: int, entries: int) -> bool:
+        """Evict a batch, or less if so much is free then; whether it is."""
+        ledger = Ledger.read(txn)
+        is_free = self._evict(txn, ledger, size, entries)
+        txn.put(LEDGER_KEY, ledger.pack())
+        return is_free
+
+    # Room
+
+    def _check_bound(self, ledger: Ledger, tree_key: bytes, packed: Packed, size: int) -> None:
+        if ledger.max_size and size > ledger.max_size:
+            key = self.key(tree_key, bytes(packed))
+            raise StoreFull(
+                f"the value for key {show(key)} takes {size} bytes, and this cache holds {ledger.max_size}; nothing "
+                f"was stored: give it a larger max_size, or store the value elsewhere"
+            )
+
+    def _evict(self, txn: Writer, ledger: Ledger, size: int, entries: int, keep: bytes = b"") -> bool:
+        """Evict until so much is free, or, unless this is patient, a batch; whether it is free.  `keep` stays."""
+        evicted = 0
+        while ledger.lacks(size, entries):
+            if evicted >= BATCH and not self.is_patient:
+                return False
+            victim = self._victim(txn, ledger.policy, keep)
+            if victim is None:
+                return True  # what the ledger counts is not there
+            owner = self._owner(txn, victim)
+            if _log.isEnabledFor(logging.DEBUG):
+                stored = txn.get(victim)
+                self.usage.evicted.append((owner.name, None if stored is None else owner.key(victim, stored)))
+            ledger.evicted += owner._remove(txn, ledger, victim)
+            evicted += 1
+        return True
+
+    def _remove(self, txn: Writer, ledger: Ledger, tree_key: bytes) -> bool:
+        """Remove a record of this namespace, with its entry in the meter; whether there was one."""
+        metered = txn.delete(_meter_key(tree_key))
+        old = txn.head(tree_key)
+        if old is None:
+            self._keep_books(txn, own=0, index=-metered)
+            return False
+        dropped = self._unindex(txn, tree_key, old) if old[0][0] != PLAIN else 0
+        txn.delete(tree_key)
+        self._keep_books(txn, own=-1, index=-dropped - metered)
+        ledger.count(-room_for(tree_key, old[1]), -1)
+        return True
+
+    def _sweep_some(self, txn: Writer) -> None:
+        """Remove a little of what has expired, in any namespace."""
+        for index_key, _ in txn.get_first(space.EXPIRY, space.expired_until(self.now()), _SWEPT):
+            self._owner(txn, space.expiring(index_key)).sweep(txn, index_key)
+
+    def _owner(self, txn: Reader, tree_key: bytes) -> Self:
+        """The space of the namespace to which a record belongs."""
+        prefix = space.prefix_in(tree_key) or b""
+        if prefix == self.prefix:
+            return self
+        if prefix not in self._relatives:
+            name = space.name_in(txn.get(CATALOG + prefix[1:])) if prefix else ""
+            self._relatives[prefix] = self.relative(name)
+        return self._relatives[prefix]
+
+    # The meter
+
+    def _meter(self, txn: Writer, tree_key: bytes) -> int:
+        """Note in the meter that a record is stored now; how many entries more that makes."""
+        key = _meter_key(tree_key)
+        old = txn.get(key)
+        self.usage.fold()
+        uses, _ = self.usage.use_of(tree_key) or (0, 0)
+        now = self.usage.tick()
+        if old is not None:
+            uses += _read_use(old)[2]
+        txn.put(key, _use.pack(now, now, min(uses + 1, _MOST_USES)))
+        return old is None
+
+    def _victim(self, txn: Writer, policy: int, keep: bytes) -> bytes | None:
+        """The tree key of what goes next, or None where there is nothing."""
+        worst = self.usage.worst
+        self.usage.remembers = policy != _FIFO
+        self.usage.fold()
+        fresh = {key: stored for key, stored in _sample(txn) if metered(key) != keep}
+        known = {key for _, _, key in worst}
+        worst += [(*_rank(stored, policy), key) for key, stored in fresh.items() if key not in known]
+        worst.sort(reverse=True)
+        del worst[:-_REMEMBERED]
+        while worst:
+            _, _, key = rank = worst.pop()
+            tree_key = metered(key)
+            stored = txn.get(key)
+            if stored is None or tree_key == keep:
+                continue
+            used = self.usage.use_of(tree_key)
+            if used is not None:
+                stored = _used(stored, *used)
+                txn.put(key, stored)
+            if (*_rank(stored, policy), key) == rank:
+                return tree_key
+            worst.append((*_rank(stored, policy), key))  # it was used since
+            worst.sort(reverse=True)
+        return None
+
+
+def rebound(txn: Writer, bounds: Bounds) -> bool:
+    """Take over these bounds; whether the cache holds too much for them."""
+    ledger = Ledger.read(txn)
+    if ledger.rebound(bounds):
+        txn.put(LEDGER_KEY, ledger.pack())
+    return ledger.lacks(0, 0)
+
+
+def merge(txn: Writer, recent: Recent) -> None:
+    """Write down what was read."""
+    ledger = Ledger.read(txn)
+    ledger.hits = max(ledger.hits + recent.hits, 0)
+    ledger.misses += recent.misses
+    txn.put(LEDGER_KEY, ledger.pack())
+    for tree_key, (uses, last) in recent.uses.items():
+        key = _meter_key(tree_key)
+        stored = txn.get(key)
+        if stored is not None:  # else it is gone
+            txn.put(key, _used(stored, uses, last))
+
+
+def room_for(tree_key: bytes, size: int) -> int:
+    """How many bytes a record of this size counts: its key, itself and its entry in the meter, as they lie in a tree.
+
+    What is large has pages of its own there.
+    """
+    node = size if size <= _LARGEST_NODE else -(-size // _PAGE_BYTES) * _PAGE_BYTES
+    return node + 2 * (len(tree_key) + _NODE_BYTES) + _METER_HEAD + _use.size
+
+
+_METER_HEAD = len(METER) + 4
+
+
+def _meter_key(tree_key: bytes) -> bytes:
+    return METER + (key_digest(tree_key) & 0xFFFFFFFF).to_bytes(4, "big") + tree_key
+
+
+def metered(key: bytes) -> bytes:
+    """The tree key in a key of the meter."""
+    return key[_METER_HEAD:]
+
+
+def _sample(txn: Writer) -> Iterable[tuple[bytes, bytes]]:
+    """A few neighbours in the meter, at a random place."""
+    place = METER + random.getrandbits(32).to_bytes(4, "big")
+    found = txn.get_first(place, space.USER, _SAMPLE)
+    if len(found) < _SAMPLE:  # around the end
+        found = [*found, *txn.get_first(METER, place, _SAMPLE - len(found))]
+    return found
+
+
+def _read_use(stored: bytes) -> tuple[int, int, int]:
+    """When a record was stored and last used, and how often."""
+    try:
+        return _use.unpack(stored)
+    except struct.error:  # damaged: it goes first
+        return 0, 0, 0
+
+
+def _used(stored: bytes, uses: int, last: int) -> bytes:
+    stored_at, used_at, before = _read_use(stored)
+    return _use.pack(stored_at, max(used_at, last), min(before + uses, _MOST_USES))
+
+
+def _rank(stored: bytes, policy: int) -> tuple[int, int]:
+    """What has the lowest rank goes first."""
+    stored_at, used_at, uses = _read_use(stored)
+    if policy == _LFU:
+        return uses, used_at
+    return (stored_at if policy == _FIFO else used_at), 0
