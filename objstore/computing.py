@@ -32,7 +32,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar, Token, copy_context
 from functools import partial
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, Protocol, TypeVar, cast
 from weakref import WeakKeyDictionary, ref
 
 from objstore.engines.base import Claim, Engine, Waiting, process
@@ -87,11 +87,8 @@ class Storage(Protocol[R]):
         What cannot be left they compute themselves: whatever this raises is dropped.
         """
 
-    def left(self, since: float) -> R:
-        """What was left after that moment (see `now`): a result, or an error, which is raised.
-
-        Raises KeyError where there is nothing.
-        """
+    def left(self, since: float) -> tuple[R | None, Exception | None] | None:
+        """What was left after that moment (see `now`), the result and None or None and the error; None for nothing."""
 
 
 class Job(Storage[R], Protocol[R]):
@@ -161,12 +158,13 @@ class _Flight:
         """Say how it ended, give up the claim, and wake those who wait.  What the first call says counts."""
         with _here.lock:
             claim, self.claim = self.claim, None
+        if claim is not None:
+            claim.release()  # first: whoever leads next finds it free
+        with _here.lock:
             wakes, self.wakes = self.wakes, []
             if self.end is None:
                 self.result, self.error, self.end = result, error, end
                 self._withdraw()
-        if claim is not None:
-            claim.release()
         if self._born == process.generation:  # else those who wait are in the parent
             for wake in wakes:
                 wake()
@@ -288,17 +286,23 @@ class _Lookout:
         self._thread: threading.Thread | None = None
         self._is_ending = False
 
-    def add(self, awaited: _Awaited) -> None:
+    def add(self, awaited: _Awaited) -> bool:
+        """Look whether it is free from now on; False where there can be no thread, as when the interpreter ends."""
         with self._lock:
             self._awaited[awaited] = None
             if self._thread is None:
                 # The last to be registered is the first to be called: before stores close.
                 atexit.unregister(_end)
                 atexit.register(_end)
+                self._is_ending = False
                 thread = threading.Thread(target=self._look_out, name="objstore-lookout", daemon=True)
-                thread.start()
+                try:
+                    thread.start()
+                except RuntimeError:
+                    return False
                 self._thread = thread
         self._news.set()
+        return True
 
     def remove(self, awaited: _Awaited) -> None:
         with self._lock:
@@ -402,7 +406,10 @@ class Computations:
             leader = _Leader()
             flight = self._board(job.name, leader, None)
             if flight.leader() is leader:
-                return self._lead(flight, job, wait)
+                try:
+                    return self._lead(flight, job, wait)
+                finally:
+                    del flight  # which knows the error, which knows this frame
             del leader
             if not wait:
                 return BUSY
@@ -469,30 +476,27 @@ class Computations:
     def _get_claim(self, flight: _Flight, job: Job[R]) -> _Landed[R] | None:
         """Wait until this process has the claim, where it may wait; what the one who had it computed, if anything."""
         with _here.lock:
-            if _computing() is not None or _here.is_any_in(get_ident(), but=flight):
-                return None
-        gate = _Gate()
-        with self._awaiting(flight, job, gate.deliver):
-            while not gate.wait():
-                pass
-        flight.claim = gate.claim
-        if gate.error is not None:
-            raise gate.error
+            may_wait = _computing() is None and not _here.is_any_in(get_ident(), but=flight)
+        if may_wait:
+            gate = _Gate()
+            with self._awaiting(flight, job, gate.deliver) as is_looked_for:
+                while is_looked_for and not gate.wait():
+                    pass
+            gate.pass_to(flight)
         return _look_after(flight, job)
 
     @contextmanager
     def _awaiting(
         self, flight: _Flight, job: Storage[R], deliver: Callable[[Claim | None, Exception | None], object]
-    ) -> Iterator[None]:
-        """The lookout waits for the claim of a flight in this block, and those inside a computation do not."""
+    ) -> Iterator[bool]:
+        """The lookout waits for the claim of a flight in this block, if it can; those inside a computation do not."""
         lookout = _here.lookout
+        awaited = _Awaited(self._get_engine().await_claim(job.name), deliver)
         with _here.lock:
             flight.is_outside = True
             flight.wake()
-        awaited = _Awaited(self._get_engine().await_claim(job.name), deliver)
         try:
-            lookout.add(awaited)
-            yield
+            yield lookout.add(awaited)
         finally:
             lookout.remove(awaited)
             flight.is_outside = False
@@ -541,14 +545,14 @@ class Computations:
 
     async def _fly(self, flight: _Flight, leader: _Leader, job: AsyncJob[R], wait: bool) -> None:
         """Lead a flight in a task of its own."""
-        is_inside = _computing() is not None
+        may_wait = _computing() is None
         try:
             found = await _helped(self._begin, flight, job)
             if found is BUSY:
                 if not wait:
                     flight.finish(_GIVEN_UP, BUSY)
                     return
-                found = None if is_inside else await self._get_claim_async(flight, job)
+                found = await self._get_claim_async(flight, job, may_wait)
             if isinstance(found, _Landed):
                 flight.finish(found.end, found.result)
                 return
@@ -565,14 +569,13 @@ class Computations:
             flight.finish(_GIVEN_UP)  # if it is not finished yet
             del flight, leader
 
-    async def _get_claim_async(self, flight: _Flight, job: AsyncJob[R]) -> _Landed[R] | None:
-        gate = _AsyncGate()
-        with self._awaiting(flight, job, gate.deliver):
-            while not await gate.wait():
-                pass
-        flight.claim = gate.claim
-        if gate.error is not None:
-            raise gate.error
+    async def _get_claim_async(self, flight: _Flight, job: AsyncJob[R], may_wait: bool) -> _Landed[R] | None:
+        if may_wait:
+            gate = _AsyncGate()
+            with self._awaiting(flight, job, gate.deliver) as is_looked_for:
+                while is_looked_for and not await gate.wait():
+                    pass
+            gate.pass_to(flight)
         return await _helped(_look_after, flight, job)
 
 
@@ -584,14 +587,25 @@ class _Landed(Generic[R]):
         self.result = result
 
 
-class _Gate:
+class _Delivered:
+    """What the lookout delivers: a claim, or an error."""
+
+    claim: Claim | None = None
+    error: Exception | None = None
+
+    def pass_to(self, flight: _Flight) -> None:
+        """Give the claim to a flight, or raise the error."""
+        flight.claim, self.claim = self.claim, None
+        if self.error is not None:
+            raise self.error
+
+
+class _Gate(_Delivered):
     """Where a thread waits for something."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._lock.acquire()
-        self.claim: Claim | None = None
-        self.error: Exception | None = None
 
     def open(self) -> None:
         with suppress(RuntimeError):  # it is open
@@ -606,7 +620,7 @@ class _Gate:
         return self._lock.acquire(timeout=_LOOK_AGAIN)
 
 
-class _AsyncGate:
+class _AsyncGate(_Delivered):
     """Where a task waits for something, which any thread may tell it."""
 
     def __init__(self) -> None:
@@ -614,8 +628,6 @@ class _AsyncGate:
 
         self._loop = get_running_loop()
         self._event = Event()
-        self.claim: Claim | None = None
-        self.error: Exception | None = None
 
     def open(self) -> None:
         with suppress(RuntimeError):  # the loop is closed
@@ -655,10 +667,13 @@ def _look_after(flight: _Flight, job: Storage[R]) -> _Landed[R] | None:
     found = _looked(job)
     if not isinstance(found, _Nothing):
         return _Landed(_STORED, found)
-    try:
-        return _Landed(_MADE, job.left(flight.since))
-    except KeyError:
+    left = job.left(flight.since)
+    if left is None:
         return None
+    result, error = left
+    if error is not None:
+        raise error
+    return _Landed(_MADE, cast(R, result))
 
 
 def _settle(flight: _Flight, job: Storage[R], result: R) -> str:
@@ -720,7 +735,7 @@ def _wait_for(flight: _Flight) -> bool:
                 return False
     finally:
         if before is None:
-            del _here.blocked[me]
+            _here.blocked.pop(me, None)
         else:
             _here.blocked[me] = before
         flight.exit(current, gate.open)
