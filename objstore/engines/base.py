@@ -311,7 +311,7 @@ class Engine(ABC):
     def claim(self, name: bytes) -> Claim | None:
         """The claim on a name, or None where somebody has it, this thread or another one of any process.
 
-        Where nobody can write, everybody gets every claim.
+        Where this process cannot write, it knows of no others.
         """
 
     @abstractmethod

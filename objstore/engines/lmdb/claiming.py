@@ -31,8 +31,8 @@ _TAKEN = (errno.EACCES, errno.EAGAIN)
 class Claims:
     """The claims of this process on what our file stands for, which `descriptor()` gives.
 
-    Where there is no file that could be locked (None, or one that is open for reading only), everybody gets what he
-    claims: nobody there can store what he computes.
+    Where there is no file that could be locked (None, or one that is open for reading only), it knows of no other
+    process: nobody here can store what he computes.
     """
 
     def __init__(self, descriptor: Callable[[], int | None]) -> None:
