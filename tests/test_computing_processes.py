@@ -11,12 +11,11 @@ import os
 import signal
 import subprocess
 import time
-from collections import Counter
 from contextlib import ExitStack, contextmanager
 
 import pytest
 from jobs import Job, Journal
-from programs import PYTHON, ROOT, run
+from programs import PYTHON, ROOT
 
 from objstore import Store
 from objstore.computing import computations_of
@@ -267,41 +266,47 @@ def test_two_that_call_each_other_from_two_processes(path, journal, kind):
         assert [ended(process) for process in started] == [["['a',", "'b']"]] * 4
 
 
-def test_a_computation_that_forks(path, journal):
-    """What the child makes of it harms nobody: it ends there, too, and the parent still has its claim."""
-    code = """
+FORKS = """
 def make():
-    journal.add("computes")
     child = os.fork()
     if child:
         assert os.waitpid(child, 0) == (child, 0)
         assert engine.claim(b"name") is None
-    return "child" if not child else "parent"
+        return "parent"
+    if "in a task" in sys.argv:
+        go_on("child")  # the loop is its parent's, and turns no more
+    return "child"
 
 async def make_async():
     return make()
 
+def go_on(result):
+    again = computations.run(Job(engine, "another", lambda: "again"))
+    threads = in_threads(lambda: computations.run(Job(engine, "one more", lambda: "one more")), 10)
+    async def compute():
+        return "in a task"
+    task = in_threads(lambda: asyncio.run(computations.run_async(Job(engine, "task", compute))), 1)
+    is_right = (result, again, set(threads), task) == ("child", "again", {"one more"}, ["in a task"])
+    os._exit(0 if is_right else 1)
+
 parent = os.getpid()
-name = "name"
-if "tasks" in sys.argv:
+if "in a task" in sys.argv:
     result = asyncio.run(computations.run_async(Job(engine, "name", make_async)))
 else:
     result = computations.run(Job(engine, "name", make))
 if os.getpid() != parent:
-    again = computations.run(Job(engine, "another", lambda: "again"))
-    threads = in_threads(lambda: computations.run(Job(engine, "one more", lambda: "one more")), 10)
-    os._exit(0 if (result, again, set(threads)) == ("child", "again", {"one more"}) else 1)
+    go_on(result)
 say(result)
-say(computations.run(Job(engine, "another", lambda: "again")))
+say(computations.run(Job(engine, "another", lambda: "mine")))
 """
-    for kind in "threads", "tasks":
-        with processes(code, 1, path, journal, kind) as started:
-            tell(*started)
-            printed = ended(*started)
-            # A task of the child cannot end it: its loop is the parent's, too.  So there is only a thread.
-            assert printed == ["parent", "again"]
-        with Store(path) as store:
-            store._engine.transact(lambda writer: writer.delete_range(b"\x10", None))
+
+
+@pytest.mark.parametrize("where", ["in a thread", "in a task"])
+def test_a_computation_that_forks(path, journal, where):
+    """What the child makes of it harms nobody: it ends there, too, and the parent still has its claim."""
+    with processes(FORKS, 1, path, journal, where) as started:
+        tell(*started)
+        assert ended(*started) == ["parent", "again"]
 
 
 def test_a_forked_child_does_not_wait_for_what_threads_of_its_parent_compute(path, journal):
@@ -370,7 +375,6 @@ import atexit
 def last():
     say(computations.run(Job(engine, "last", lambda: "computed")))
     claim = engine.claim(b"name")
-    threading.Timer
     say(computations.run(Job(engine, "name", lambda: "beside it"))) if sys.version_info >= (3, 12) else say("beside it")
 
 store.close = None  # it closes with the interpreter
