@@ -450,11 +450,11 @@ class Writable(Readable[K, V], MutableMapping[K, V]):
         self._clear(self._whole)
 
     def delete_tag(self, tag: str) -> int:
-        """Remove everything that bears `tag`; how much that was."""
-        return self._clear(self._whole._replace(tag=check_tag(tag)))
+        """Remove everything that bears `tag`, memoized results among it; how much that was."""
+        return self._apply(self._space.delete_tag_everywhere, check_tag(tag), self._space.now())
 
     def expire(self) -> int:
-        """Sweep away what is expired, which is absent already but still takes room; how much that was."""
+        """Sweep away what is expired, memoized results among it, and still takes room; how much that was."""
         return self._apply(self._space.expire, self._space.now())
 
     def _clear(self, stretch: Stretch) -> int:

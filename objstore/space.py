@@ -207,6 +207,20 @@ class Space:
             )
         return codec
 
+    def belonging(self, what: str) -> Self:
+        """The space of something of the library's own that belongs to this namespace and to nothing else."""
+        return self.relative(self._belongings + what)
+
+    def _with_belongings(self, txn: Reader) -> list[Self]:
+        """This space, and those that belong to it."""
+        others = [name for name in names_by_prefix(txn).values() if name.startswith(self._belongings)]
+        return [self, *map(self.relative, others)]
+
+    @property
+    def _belongings(self) -> str:
+        """With what the names of those begin."""
+        return f"{RESERVED_NAME}{len(self.name)}:{self.name}:"
+
     def recorded_as(self, codec: str | None) -> Space:
         """This space, whose codec stands in the catalog under that name; None is the codec of the store."""
         self._catalogued_name = _utf8(self.name) + (b"" if codec is None else _BEFORE_CODEC + _utf8(codec))
@@ -642,6 +656,11 @@ class Space:
             self.delete(txn, tree_key)
         return count
 
+    def delete_tag_everywhere(self, txn: Writer, tag: str, now: int) -> int:
+        """Remove everything that bears a tag, in what belongs to this, too; how much of it was not expired."""
+        spaces = self._with_belongings(txn)
+        return sum([space.delete_tag(txn, tag, space.start, space.stop, now) for space in spaces])
+
     def delete_tag(self, txn: Writer, tag: str, start: bytes, stop: bytes | None, now: int) -> int:
         """Remove everything in a range that bears a tag; how much of it was not expired."""
         found = list(self.scan_tag(txn, tag, start, stop, reverse=False, now=now))
@@ -650,8 +669,14 @@ class Space:
         return len(found)
 
     def expire(self, txn: Writer, now: int) -> int:
-        """Remove what is expired; how much that was."""
-        return sum([self.sweep(txn, index_key) for index_key in list(self._expired(txn, now))])
+        """Remove what is expired, in what belongs to this, too; how much that was."""
+        return sum(
+            [
+                space.sweep(txn, index_key)
+                for space in self._with_belongings(txn)
+                for index_key in list(space._expired(txn, now))
+            ]
+        )
 
     def sweep(self, txn: Writer, index_key: bytes) -> bool:
         """Remove what has expired by an entry of the index, if the record says so, too; whether it does."""
@@ -674,12 +699,13 @@ class Space:
             raise StoreError(f"namespace {self.name!r} cannot be told from {other!r} in this store; take another name")
 
     def drop(self, txn: Writer, now: int) -> None:
-        """Empty the namespace and forget it."""
-        self.check_hash(txn)
-        self.delete_range(txn, self.start, self.stop, now)
-        if txn.delete(self._catalog_key):
-            flags, others = self._state(txn)
-            txn.put(STATE_KEY, _state.pack(flags, others - 1))
+        """Empty the namespace, and what belongs to it, and forget them."""
+        for space in self._with_belongings(txn):
+            space.check_hash(txn)
+            space.delete_range(txn, space.start, space.stop, now)
+            if txn.delete(space._catalog_key):
+                flags, others = self._state(txn)
+                txn.put(STATE_KEY, _state.pack(flags, others - 1))
 
     # The books
 

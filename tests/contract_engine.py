@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from contextlib import suppress
 
+import children
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -564,6 +565,105 @@ class EngineContract:
                 inner.commit()
             assert seen == LETTERS
             assert user_keys(writer) == []
+
+    @pytest.mark.parametrize("end", ["commit", "abort"])
+    def test_it_knows_whether_this_thread_writes(self, engine, end):
+        assert not engine.is_writing_here()
+        writer = engine.write()
+        assert engine.is_writing_here()
+        assert not in_thread(engine.is_writing_here)
+        getattr(writer, end)()
+        assert not engine.is_writing_here()
+
+    # Claims
+
+    def test_one_at_a_time_has_the_claim_on_a_name(self, engine):
+        claim = engine.claim(b"name")
+        assert engine.claim(b"name") is None
+        assert in_thread(lambda: engine.claim(b"name")) is None
+        claim.release()
+        assert in_thread(lambda: engine.claim(b"name")) is not None
+
+    def test_other_names_have_other_claims(self, engine):
+        claims = [engine.claim(b"%d" % number) for number in range(1000)]
+        assert None not in claims
+        assert [engine.claim(b"%d" % number) for number in range(1000)] == [None] * 1000
+        claims[500].release()
+        assert engine.claim(b"500") is not None
+        assert engine.claim(b"501") is None
+
+    def test_of_many_threads_one_gets_the_claim(self, engine):
+        for number in range(50):
+            name, got, barrier = b"%d" % number, [], threading.Barrier(4)
+
+            def take(name=name, got=got, barrier=barrier):
+                barrier.wait()
+                got.append(engine.claim(name))
+
+            threads = [threading.Thread(target=take) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert sum(claim is not None for claim in got) == 1
+
+    def test_a_claim_is_released_once(self, engine):
+        first = engine.claim(b"name")
+        first.release()
+        second = engine.claim(b"name")
+        first.release()
+        assert engine.claim(b"name") is None
+        assert not first.is_awaited()
+        del second
+        assert engine.claim(b"name") is not None
+
+    def test_a_claim_that_is_dropped_is_given_up(self, engine):
+        claim = engine.claim(b"name")
+        assert engine.claim(b"name") is None
+        del claim
+        assert engine.claim(b"name") is not None
+
+    def test_who_waits_gets_the_claim_when_it_is_free(self, engine):
+        claim = engine.claim(b"name")
+        waiting = engine.await_claim(b"name")
+        assert waiting.poll() is None
+        assert not claim.is_awaited()  # by nobody of another process
+        claim.release()
+        mine = waiting.poll()
+        assert mine is not None
+        assert engine.claim(b"name") is None
+        assert waiting.poll() is None
+        mine.release()
+        assert engine.claim(b"name") is not None
+
+    def test_who_waits_no_more_gets_nothing(self, engine):
+        waiting = engine.await_claim(b"name")
+        waiting.close()
+        waiting.close()
+        assert waiting.poll() is None
+        assert engine.claim(b"name") is not None
+
+    def test_a_claim_leaves_nothing_in_the_tree(self, engine):
+        before = dict(engine.read().scan(b"\x00"))
+        claim = engine.claim(b"name")
+        assert dict(engine.read().scan(b"\x00")) == before
+        claim.release()
+
+    def test_a_forked_child_has_no_claim_and_ends_none(self, engine):
+        claim = engine.claim(b"name")
+        waiting = engine.await_claim(b"other")
+
+        def in_child():
+            seen = [claim.is_awaited(), waiting.poll()]
+            own = engine.claim(b"of the child")
+            claim.release()
+            waiting.close()
+            return [*seen, own is not None, engine.claim(b"of the child") is None]
+
+        assert children.result(in_child) == [False, None, True, True]
+        assert engine.claim(b"name") is None
+        assert waiting.poll() is not None
+        assert engine.claim(b"of the child") is not None
 
     # Handles
 

@@ -179,6 +179,29 @@ class Writer(Reader, Protocol):
         """Drop everything; the writer is used up.  Harmless when it is already."""
 
 
+class Claim(Protocol):
+    """What one has who does alone what others would do, too: nobody else gets it, in no thread and no process.
+
+    It dies with its process, however that ends, and no forked child has it.  In a child it does nothing.
+    """
+
+    def release(self) -> None:
+        """Give it up.  Harmless when that was done."""
+
+    def is_awaited(self) -> bool:
+        """Whether somebody of another process waits for it."""
+
+
+class Waiting(Protocol):
+    """Somebody who waits for a claim, which its holder can see."""
+
+    def poll(self) -> Claim | None:
+        """The claim if nobody has it, and then this is closed.  Never waits itself."""
+
+    def close(self) -> None:
+        """Wait no more.  Harmless when that was done."""
+
+
 def put(writer: Writer, key: bytes, record: Packed) -> None:
     """`Writer.put`, for `Engine.transact`."""
     writer.put(key, record)
@@ -287,6 +310,21 @@ class Engine(ABC):
         A transaction of its own: the hot path of a plain assignment.
         """
         return self.transact(_put_beside, key, record, beside, first)
+
+    @abstractmethod
+    def is_writing_here(self) -> bool:
+        """Whether this thread has a transaction of `write` open."""
+
+    @abstractmethod
+    def claim(self, name: bytes) -> Claim | None:
+        """The claim on a name, or None where somebody has it, this thread or another one of any process.
+
+        Where this process cannot write, it knows of no others.
+        """
+
+    @abstractmethod
+    def await_claim(self, name: bytes) -> Waiting:
+        """Say that somebody waits for the claim on a name, and will poll for it."""
 
     @abstractmethod
     def inspection(self) -> Inspection | None:

@@ -223,6 +223,45 @@ class MemoryWriter(MemoryReader):
             done(state)
 
 
+class MemoryClaim:
+    """A claim among `claims`, which are others in a forked child.  It is given up when it is dropped."""
+
+    def __init__(self, claims: dict[bytes, object], name: bytes) -> None:
+        self.token = object()
+        self._claims = claims
+        self._name = name
+
+    def release(self) -> None:
+        if self._claims.get(self._name) is self.token:
+            del self._claims[self._name]
+
+    def is_awaited(self) -> bool:
+        return False  # no other process has this engine
+
+    def __del__(self) -> None:
+        self.release()
+
+
+class MemoryWaiting:
+    """Somebody of this process who waits for a claim."""
+
+    def __init__(self, engine: MemoryEngine, name: bytes) -> None:
+        self._engine: MemoryEngine | None = engine
+        self._name = name
+        self._born = process.generation
+
+    def poll(self) -> MemoryClaim | None:
+        if self._engine is None or self._born != process.generation:
+            return None
+        claim = self._engine.claim(self._name)
+        if claim is not None:
+            self.close()
+        return claim
+
+    def close(self) -> None:
+        self._engine = None
+
+
 class MemoryEngine(Engine):
     """A tree that lives as long as its last handle."""
 
@@ -240,6 +279,7 @@ class MemoryEngine(Engine):
     def _new_lock(self) -> None:
         self._lock = threading.Lock()
         self._owner: int | None = None
+        self._claims: dict[bytes, object] = {}
 
     def get(self, key: bytes) -> bytes | None:
         return self._state.get(key)
@@ -282,6 +322,16 @@ class MemoryEngine(Engine):
             raise
         writer.commit()
         return result
+
+    def is_writing_here(self) -> bool:
+        return self._owner == threading.get_ident()
+
+    def claim(self, name: bytes) -> MemoryClaim | None:
+        claim = MemoryClaim(self._claims, name)
+        return claim if self._claims.setdefault(name, claim.token) is claim.token else None
+
+    def await_claim(self, name: bytes) -> MemoryWaiting:
+        return MemoryWaiting(self, name)
 
     def inspection(self) -> None:
         """There is no file."""

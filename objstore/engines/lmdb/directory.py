@@ -17,7 +17,8 @@ And its text says what the data file cannot say of itself:
     dirty <boot id>            unsynced writes were begun under this boot of the machine
     failed <boot id>           a sync failed under it
 
-(Behind the text are notes of who reads and writes, see `activity`.)
+(Behind the text are notes of who reads and writes, see `activity`; far behind its end, bytes are locked by those who
+compute something, see `claiming`.)
 
 A store is made in a directory of its own inside this one and moved into place, and the first line is
 written last.  So a crash or a race while making one leaves nothing behind that looks like a store, and a

@@ -30,6 +30,7 @@ from objstore.engines.base import (
     durability_of,
 )
 from objstore.engines.lmdb import activity, registry
+from objstore.engines.lmdb.claiming import Claims, LmdbClaim, LmdbWaiting
 from objstore.engines.lmdb.copying import copy_into
 from objstore.engines.lmdb.datafile import (
     DATA,
@@ -128,6 +129,7 @@ class LmdbEngine(Engine):
         self._group: GroupCommit | None = None
         self._check = check
         self._notes = activity.Notes(lambda: None if directory is None else directory.descriptor)
+        self._claims = Claims(self._notes.descriptor)
         self._next_look = 0.0
         # An lmdb.Environment, or what stands in its place before it is open, after a fork, and after a close.
         self._environment: Any = _Closed(location)
@@ -356,6 +358,7 @@ class LmdbEngine(Engine):
         self._writing = Guard(self.location)
         self._process = os.getpid()
         self._notes = activity.Notes(self._notes.descriptor)
+        self._claims = Claims(self._notes.descriptor)  # those of the parent are not the child's
         self._next_look = 0.0
         self._group = None  # its lock may be held by a thread that the child does not have
         self._views.borrowed()
@@ -603,8 +606,7 @@ class LmdbEngine(Engine):
         self.tend()
         if self._group is None:
             return self._transact(function, *args, **kwargs)
-        own = None if self._own is None else self._own()
-        if own is not None and own.is_open_here():
+        if self.is_writing_here():
             raise TransactionError(OWN_TRANSACTION)  # the one who leads would wait for it, and this one for that
         result: R = self._group.transact(lambda writer: function(writer, *args, **kwargs))
         return result
@@ -659,6 +661,10 @@ class LmdbEngine(Engine):
                     raise
             finally:
                 del token
+
+    def is_writing_here(self) -> bool:
+        own = None if self._own is None else self._own()
+        return own is not None and own.is_open_here()
 
     def sync(self) -> None:
         try:
@@ -773,6 +779,14 @@ class LmdbEngine(Engine):
                 f"the map of the store at {self.location!r} cannot grow: the system has no more addresses; lift "
                 f"its limit, or delete something"
             ) from exc
+
+    # Claims
+
+    def claim(self, name: bytes) -> LmdbClaim | None:
+        return self._claims.claim(name)
+
+    def await_claim(self, name: bytes) -> LmdbWaiting:
+        return self._claims.await_claim(name)
 
     # Care
 
