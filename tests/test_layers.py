@@ -23,6 +23,9 @@ NOT_BUILT_YET = {
 # From the bottom up.  A module may import from lines above its own, and nothing from its own line.
 STRATA = [
     "errors",
+    "sourcecode  memoarrays",
+    "memokeys",
+    "functions",
     "keys  record",
     "codecs",
     "codecs.base",
