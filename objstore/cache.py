@@ -215,6 +215,10 @@ class Cache(Store[K, V]):
                 _write_down(self._engine, self._usage)
         super().close()
 
+    @property
+    def _most_entries(self) -> int | None:
+        return Ledger.read(self._reader()).bounds.max_entries
+
     def stats(self) -> CacheStats:
         """Figures of this cache."""
         ledger = Ledger.read(self._reader())

@@ -511,7 +511,7 @@ class Computations:
         from asyncio import get_running_loop
 
         if look_first:
-            found = await _helped(_looked, job)
+            found = await off_loop(_looked, job)
             if not isinstance(found, _Nothing):
                 return found
         loop = get_running_loop()
@@ -534,7 +534,7 @@ class Computations:
         """What one gets of a flight that is over; nothing, if it must be done again."""
         if not leads:
             if flight.end == _STORED:
-                return await _helped(_outcome, flight, job)
+                return await off_loop(_outcome, flight, job)
             return _outcome(flight, job)
         if flight.error is not None:
             try:
@@ -547,7 +547,7 @@ class Computations:
         """Lead a flight in a task of its own."""
         may_wait = _computing() is None
         try:
-            found = await _helped(self._begin, flight, job)
+            found = await off_loop(self._begin, flight, job)
             if found is BUSY:
                 if not wait:
                     flight.finish(_GIVEN_UP, BUSY)
@@ -558,9 +558,9 @@ class Computations:
                 return
             _go_inside(flight)
             result = await job.make()
-            flight.finish(await _helped(_settle, flight, job, result), result)
+            flight.finish(await off_loop(_settle, flight, job, result), result)
         except Exception as exc:  # noqa: BLE001  (it goes to those who wait)
-            await _helped(_leave, flight, job, None, exc)
+            await off_loop(_leave, flight, job, None, exc)
             flight.finish(_FAILED, error=exc)
         except BaseException as exc:
             flight.finish(_GIVEN_UP, error=exc)
@@ -576,7 +576,7 @@ class Computations:
                 while is_looked_for and not await gate.wait():
                     pass
             gate.pass_to(flight)
-        return await _helped(_look_after, flight, job)
+        return await off_loop(_look_after, flight, job)
 
 
 class _Landed(Generic[R]):
@@ -789,11 +789,11 @@ def _alone(job: Job[R]) -> R:
 
 async def _alone_async(job: AsyncJob[R]) -> R:
     result = await job.make()
-    await _helped(job.keep, result)
+    await off_loop(job.keep, result)
     return result
 
 
-async def _helped(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+async def off_loop(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a function in one of the helpers, in the context of this task."""
     from asyncio import get_running_loop
 

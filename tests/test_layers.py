@@ -16,7 +16,6 @@ PACKAGE = Path(objstore.__file__).parent
 
 NOT_BUILT_YET = {
     "engines.redis",
-    "memoize",
     "adapters*",
 }
 
