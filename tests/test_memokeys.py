@@ -211,31 +211,39 @@ LEAVES = st.one_of(
 PAIRS = (Point, Other, Config, Setting, Attributes, Struct)
 
 
+# As composites they are short in the messages of Hypothesis.
+@st.composite
+def leaves(draw):
+    return draw(LEAVES)
+
+
+@st.composite
+def hashables(draw):
+    return draw(HASHABLES)
+
+
+@st.composite
+def values(draw):
+    return draw(VALUES)
+
+
+def pairs_of(inner):
+    return [st.tuples(inner, inner).map(lambda pair, kind=kind: kind(*pair)) for kind in PAIRS]
+
+
+def hashable(inner):
+    several = st.lists(inner, max_size=3)
+    return st.one_of(several.map(tuple), several.map(frozenset), *pairs_of(inner))
+
+
 def nested(inner):
-    pairs = st.tuples(inner, inner)
-    return st.one_of(
-        st.lists(inner, max_size=3),
-        st.lists(inner, max_size=3).map(tuple),
-        st.lists(inner.filter(is_hashable), max_size=3).map(set),
-        st.lists(inner.filter(is_hashable), max_size=3).map(frozenset),
-        st.lists(st.tuples(inner.filter(is_hashable), inner), max_size=3).map(dict),
-        st.lists(st.tuples(inner.filter(is_hashable), inner), max_size=3).map(OrderedDict),
-        *(
-            pairs.map(lambda pair, kind=kind: kind(*pair))
-            for kind in (Point, Other, Config, Setting, Attributes, Struct)
-        ),
-    )
+    several, items = st.lists(inner, max_size=3), st.lists(st.tuples(hashables(), inner), max_size=3)
+    sets = st.lists(hashables(), max_size=3).map(set)
+    return st.one_of(several, several.map(tuple), sets, items.map(dict), items.map(OrderedDict), *pairs_of(inner))
 
 
-def is_hashable(value):
-    try:
-        hash(value)
-    except TypeError:
-        return False
-    return True
-
-
-VALUES = st.recursive(LEAVES, nested, max_leaves=8)
+HASHABLES = st.recursive(leaves(), hashable, max_leaves=4)
+VALUES = st.recursive(leaves(), nested, max_leaves=6)
 
 
 def typed(value):
@@ -259,17 +267,17 @@ def typed(value):
 
 class TestTheText:
     @few_or_many
-    @given(VALUES, VALUES)
+    @given(values(), values())
     def test_two_values_have_one_text_exactly_when_types_and_content_are_the_same(self, one, other):
         assert (text_of(one) == text_of(other)) == (typed(one) == typed(other))
 
     @few_or_many
-    @given(st.lists(VALUES, min_size=1, max_size=5), st.data())
-    def test_a_copy_has_the_same_text_and_a_changed_one_has_not(self, values, data):
-        place = data.draw(st.integers(0, len(values) - 1))
-        changed = [*values[:place], data.draw(VALUES), *values[place + 1 :]]
-        assert text_of(pickle.loads(pickle.dumps(values))) == text_of(values)
-        assert (text_of(changed) == text_of(values)) == (typed(changed) == typed(values))
+    @given(st.lists(values(), min_size=1, max_size=5), st.data())
+    def test_a_copy_has_the_same_text_and_a_changed_one_has_not(self, several, data):
+        place = data.draw(st.integers(0, len(several) - 1))
+        changed = [*several[:place], data.draw(values()), *several[place + 1 :]]
+        assert text_of(pickle.loads(pickle.dumps(several))) == text_of(several)
+        assert (text_of(changed) == text_of(several)) == (typed(changed) == typed(several))
 
     @few_or_many
     @given(st.lists(PLAIN, max_size=5).map(tuple))
@@ -281,12 +289,12 @@ class TestTheText:
         assert digest(values, b"salt") == memokeys.blake2b(b"salt" + long_way.encode(), digest_size=20).digest()
 
     @few_or_many
-    @given(VALUES)
+    @given(values())
     def test_it_is_ascii(self, value):
         assert text_of(value).isascii()
 
     @few_or_many
-    @given(st.lists(st.tuples(VALUES.filter(is_hashable), VALUES), max_size=5), st.randoms())
+    @given(st.lists(st.tuples(hashables(), values()), max_size=5), st.randoms())
     def test_the_order_of_dicts_and_sets_is_nothing(self, pairs, random):
         pairs = list(dict(pairs).items())
         shuffled = random.sample(pairs, len(pairs))
