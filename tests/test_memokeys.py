@@ -397,6 +397,11 @@ class Wide(Point):
     pass
 
 
+@dataclass
+class Problem(Exception):
+    x: int
+
+
 class Pixels(np.ndarray):
     pass
 
@@ -445,6 +450,7 @@ class TestWhatHasNoKey:
             sys,
             threading.Lock(),
             twin,
+            Problem(1),
             np.zeros(1, "i4").view(np.recarray),
             np.frompyfunc(len, 1, 1),
             type("Local", (np.float64,), {})(1),
