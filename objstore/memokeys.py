@@ -190,7 +190,7 @@ def _find_writer(kind: type, registered: dict[type, Callable[[Any], Any]]) -> Wr
         return _pytz
     names = _field_names(kind)
     for base in kind.__mro__[:-1]:
-        hidden = names is not None and not base.__flags__ & _MADE_BY_CLASS
+        hidden = names is not None and _library(base) != "msgspec" and not base.__flags__ & _MADE_BY_CLASS
         if hidden or base in _EXACT or (_library(base), base.__name__) in _BY_NAME:
             return _refuse(f"it may hold more than the {base.__qualname__} that it is")
     return _other if names is None else _object(kind, names)

@@ -204,7 +204,7 @@ LEAVES = st.one_of(
     PLAIN,
     st.sampled_from([1j, -1j, complex(-0.0, 1), ..., Colour.RED, Colour.ALSO, Size.RED, Right(0), Right(1), Right(3)]),
     st.sampled_from([Decimal(1), Decimal("1.0"), dt.date(2020, 1, 1), dt.datetime(2020, 1, 1), dt.timedelta(1)]),
-    st.sampled_from([Path("x"), range(3), range(0, 3, 1), dt.timezone.utc, np.float64(1), np.int8(1), np.str_("1")]),
+    st.sampled_from([Path("x"), range(3), range(0, 3, 1), dt.timezone.utc]),
 )
 
 
