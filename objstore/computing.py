@@ -141,6 +141,7 @@ class _Flight:
         self.result: Any = None
         self.error: BaseException | None = None
         flights[name] = ref(self)
+        _here.in_threads.setdefault(self.thread, {})[ref(self)] = None
         if self.parent is not None:
             self.parent.awaits.append(self)
 
@@ -174,6 +175,10 @@ class _Flight:
         mine = self._flights.get(self.name)
         if mine is not None and mine() is self:
             del self._flights[self.name]
+        beside = _here.in_threads.get(self.thread, {})
+        beside.pop(ref(self), None)
+        if not beside:
+            _here.in_threads.pop(self.thread, None)
         if self.parent is not None:
             self.parent.awaits.remove(self)
 
@@ -242,20 +247,14 @@ class _Here:
         self.lock = threading.RLock()
         self.computations: WeakKeyDictionary[Engine, Computations] = WeakKeyDictionary()
         self.blocked: dict[int, _Flight] = {}  # what threads wait for
+        self.in_threads: dict[int, dict[ref[_Flight], None]] = {}  # what runs in them
         self.lookout = _Lookout(self.lock)
         self.helpers: ThreadPoolExecutor | None = None
 
-    def flights(self) -> Iterator[_Flight]:
-        """Those that are not over.  Under the lock."""
-        for computations in list(self.computations.values()):
-            for reference in list(computations.flights.values()):
-                flight = reference()
-                if flight is not None and not flight.is_over():
-                    yield flight
-
     def is_any_in(self, thread: int, but: _Flight | None = None) -> bool:
         """Whether a computation goes on in a thread.  Under the lock."""
-        return any(flight.thread == thread and flight is not but for flight in self.flights())
+        flights = (reference() for reference in self.in_threads.get(thread, ()))
+        return any(flight is not None and flight is not but and not flight.is_over() for flight in flights)
 
     def get_helpers(self) -> ThreadPoolExecutor:
         """The threads that look, store and claim for coroutines."""
@@ -397,11 +396,16 @@ class Computations:
 
         `wait=False` gives BUSY where somebody else is computing it.  `look_first=False` leaves out the first look, for
         one who has looked.  Raises what the computation raises, whoever made it, or the engine.
+
+        In a thread that has a transaction of this engine open, it is computed and not stored: whoever stores waits for
+        the end of that transaction.
         """
         if look_first:
             found = _looked(job)
             if not isinstance(found, _Nothing):
                 return found
+        if self._get_engine().is_writing_here():
+            return job.make()
         while True:
             leader = _Leader()
             flight = self._board(job.name, leader, None)
@@ -514,6 +518,8 @@ class Computations:
             found = await _helped(_looked, job)
             if not isinstance(found, _Nothing):
                 return found
+        if self._get_engine().is_writing_here():
+            return await job.make()
         loop = get_running_loop()
         while True:
             leader = _Leader()
@@ -560,8 +566,10 @@ class Computations:
             result = await job.make()
             flight.finish(await _helped(_settle, flight, job, result), result)
         except Exception as exc:  # noqa: BLE001  (it goes to those who wait)
-            await _helped(_leave, flight, job, None, exc)
-            flight.finish(_FAILED, error=exc)
+            try:
+                await _helped(_leave, flight, job, None, exc)
+            finally:
+                flight.finish(_FAILED, error=exc)
         except BaseException as exc:
             flight.finish(_GIVEN_UP, error=exc)
             raise
@@ -798,4 +806,8 @@ async def _helped(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -
     from asyncio import get_running_loop
 
     call = partial(copy_context().run, function, *args, **kwargs)
-    return await get_running_loop().run_in_executor(_here.get_helpers(), call)
+    try:
+        future = get_running_loop().run_in_executor(_here.get_helpers(), call)
+    except RuntimeError:  # the interpreter ends, and begins no threads any more
+        return call()
+    return await future

@@ -222,6 +222,25 @@ class TestThreads:
         assert computations.run(Job(engine, "name", compute), wait=False) == b"result"
         assert compute.calls == 1
 
+    def test_inside_a_transaction_nobody_waits_or_stores(self, engine, computations):
+        """Whoever computes would wait for the end of the transaction, to store."""
+        compute = Counted()
+        leader = InThreads(lambda: computations.run(Job(engine, "name", compute)))
+        assert compute.began.wait(LONG)
+
+        async def mine():
+            return "mine"
+
+        writer = engine.write()
+        compute.may_end.set()
+        assert computations.run(Job(engine, "name", lambda: "mine")) == "mine"
+        assert computations.run(Job(engine, "other", lambda: "mine")) == "mine"
+        assert within(computations.run_async(Job(engine, "name", mine))) == "mine"
+        assert within(computations.run_async(Job(engine, "other", mine))) == "mine"
+        writer.abort()
+        assert leader.outcomes() == [b"result"]
+        assert outcome(Job(engine, "other", None).look).args == (b"other",)  # a KeyError
+
     def test_who_waits_and_is_interrupted_waits_no_more(self, engine, computations):
         """In the main thread of another process: a signal comes while it waits."""
 
