@@ -20,6 +20,7 @@ from jobs import Job
 
 from objstore import Store
 from objstore.computing import BUSY, computations_of
+from objstore.flights import here
 
 # How long anything may take before it is said to hang.
 LONG = 10
@@ -705,7 +706,6 @@ class TestTheClaim:
         assert within(computations.run_async(Job(engine, "outer 2", outer_async))) == "inner"
 
     def test_inside_a_computation_nobody_waits_for_one_who_waits_for_it(self, engine, computations):
-        """Neither one who comes later, nor one who was there before."""
         claim = engine.claim(b"inner")
         outside = InThreads(lambda: computations.run(Job(engine, "inner", lambda: "outside")))
         until(lambda: "objstore-lookout" in thread_names())
@@ -723,6 +723,38 @@ class TestTheClaim:
         assert within(computations.run_async(Job(engine, "outer 2", outer_async))) == "inside"
         claim.release()
         assert outside.outcomes() == ["inside"]  # it was stored meanwhile
+
+    def test_inside_a_computation_one_who_waits_already_goes_on_when_the_other_must_wait(
+        self, engine, computations, monkeypatch
+    ):
+        may_claim = threading.Event()
+        claim, plain = engine.claim(b"inner"), type(engine).claim
+
+        def slow(self, name):
+            assert name != b"inner" or may_claim.wait(LONG)
+            return plain(self, name)
+
+        monkeypatch.setattr(type(engine), "claim", slow)
+
+        def inner():
+            return computations.run(Job(engine, "inner", lambda: "inside", stores=False))
+
+        async def inner_async():
+            async def make():
+                return "inside"
+
+            return await computations.run_async(Job(engine, "inner", make, stores=False))
+
+        threads = InThreads(
+            lambda: computations.run(Job(engine, "inner", lambda: "outside")),
+            lambda: computations.run(Job(engine, "outer", inner)),
+            lambda: asyncio.run(computations.run_async(Job(engine, "outer 2", inner_async))),
+        )
+        until(lambda: waiters(computations, b"inner") == 2)
+        may_claim.set()
+        until(lambda: waiters(computations, b"inner") == 0)
+        claim.release()
+        assert threads.outcomes() == ["outside", "inside", "inside"]
 
     def test_one_thread_looks_out_for_fifty(self, engine, computations):
         claims = [engine.claim(b"%d" % number) for number in range(50)]
@@ -768,6 +800,4 @@ class TestTheClaim:
 
 
 def computations_lookout():
-    from objstore import computing
-
-    return computing._here.lookout
+    return here.lookout

@@ -55,6 +55,8 @@ STRATA = [
     "views",
     "mapping",
     "transaction",
+    "lookout",
+    "flights",
     "computing",
     "store",
     "eviction",
