@@ -400,6 +400,64 @@ threading.Thread(target=release_later, daemon=True).start()
         assert ended(*started) == ["computed", "awaited", "late"]
 
 
+INTERRUPTED = """
+import gc
+
+def make():
+    return sum(range(200))
+
+def call(name):
+    return computations.run(Job(engine, name, make, stores=False), wait=name != "1")
+
+def in_thread():
+    while not is_over:
+        for name in "0", "1", "2":
+            assert call(name) in (19900, BUSY)
+    ended.append(None)
+
+def interrupt(*_):
+    global may_interrupt
+    if may_interrupt:
+        may_interrupt = False
+        raise KeyboardInterrupt
+
+is_over, ended, times, may_interrupt = False, [], 0, False
+sys.unraisablehook = lambda _: None  # some come while a claim is dropped
+signal.signal(signal.SIGALRM, interrupt)
+rng = random.Random(int(sys.argv[3]))
+threads = [threading.Thread(target=in_thread) for _ in range(2)]
+for thread in threads:
+    thread.start()
+sys.setswitchinterval(0.0001)
+until = time.monotonic() + float(sys.argv[4])
+while time.monotonic() < until:
+    try:
+        may_interrupt = True
+        signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.00001, 0.002))
+        for _ in range(1000):
+            assert call(rng.choice("012")) in (19900, BUSY)
+        may_interrupt = False
+    except KeyboardInterrupt:
+        times += 1
+signal.setitimer(signal.ITIMER_REAL, 0)
+is_over = True
+for thread in threads:
+    thread.join(20)
+assert len(ended) == 2, "a thread hangs"
+gc.collect()
+for name in "0", "1", "2":
+    assert computations.run(Job(engine, name, make, stores=False), wait=False) == 19900, name
+assert times > 10, times
+say("ended")
+"""
+
+
+def test_whoever_is_interrupted_anywhere_leaves_nobody_waiting(path, journal, seed):
+    with processes(INTERRUPTED, 1, path, journal, seed, min(0.5 * ROUNDS, 60)) as started:
+        tell(*started)
+        assert ended(*started) == ["ended"]
+
+
 # Random programs
 
 
