@@ -56,6 +56,8 @@ STRATA = [
     "views",
     "mapping",
     "transaction",
+    "lookout",
+    "flights",
     "computing",
     "memoize",
     "store",
