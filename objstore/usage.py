@@ -113,8 +113,11 @@ class Usage:
 
     def use_of(self, tree_key: bytes) -> tuple[int, int] | None:
         """Uses of a record, and the last of them, that are not in the meter yet, and are to be written there now."""
-        last = self._last_use.pop(tree_key, None)
-        return None if last is None else (self._uses.pop(tree_key, 0), last)
+        if tree_key not in self._last_use:
+            return None
+        with self._lock:  # others sum up, and take
+            last = self._last_use.pop(tree_key, None)
+            return None if last is None else (self._uses.pop(tree_key, 0), last)
 
     def has_any(self) -> bool:
         """Whether there is anything to write down."""
