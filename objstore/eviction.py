@@ -364,12 +364,17 @@ class MeteredSpace(Space):
         return next(map(metered, fresh), None)  # all that was remembered has gone
 
 
-def rebound(txn: Writer, bounds: Bounds) -> bool:
-    """Take over these bounds; whether the cache holds too much for them."""
+def would_change(txn: Reader, bounds: Bounds) -> bool:
+    """Whether these bounds are other ones than are recorded, or the cache holds too much."""
+    ledger = Ledger.read(txn)
+    return ledger.rebound(bounds) or ledger.lacks(0, 0)
+
+
+def rebound(txn: Writer, bounds: Bounds) -> None:
+    """Take over these bounds."""
     ledger = Ledger.read(txn)
     if ledger.rebound(bounds):
         txn.put(LEDGER_KEY, ledger.pack())
-    return ledger.lacks(0, 0)
 
 
 def merge(txn: Writer, recent: Recent) -> None:
