@@ -33,7 +33,7 @@ from objstore.codecs.base import Codec
 from objstore.engines.base import Reader, Stored, Writer
 from objstore.errors import StoreCorrupt, StoreFull
 from objstore.keys import show
-from objstore.record import PLAIN, Packed, key_digest
+from objstore.record import PLAIN_MARK, Packed, key_digest
 from objstore.space import CATALOG, EXPIRES_USED, INITIAL_METERED, METER, Space
 from objstore.usage import Recent, Usage
 
@@ -210,7 +210,7 @@ class MeteredSpace(Space):
         grown = size - (0 if old is None else room_for(tree_key, old[1]))
         if ledger.lacks(grown, old is None) and not self._evict(txn, ledger, grown, old is None, keep=tree_key):
             raise NoRoom(grown, old is None)
-        dropped = self._unindex(txn, tree_key, old) if old is not None and old[0][0] != PLAIN else 0
+        dropped = 0 if old is None or old[0][:1] == PLAIN_MARK else self._unindex(txn, tree_key, old)
         txn.put(tree_key, packed)
         added = self._index(txn, tree_key, expires_at, tags) + self._meter(txn, tree_key)
         self._keep_books(txn, own=old is None, index=added - dropped, flags=space.used_by(expires_at, tags))
@@ -228,11 +228,18 @@ class MeteredSpace(Space):
         sizes = [room_for(tree_key, len(packed)) for tree_key, packed in items]
         for (tree_key, packed), size in zip(items, sizes, strict=True):
             self._check_bound(ledger, tree_key, packed, size)
-        # Room for as much of it as can stay: then each evicts little.
-        size = min(sum(sizes), ledger.max_size or sum(sizes))
-        entries = min(len(items), ledger.max_entries or len(items))
-        if ledger.lacks(size, entries) and not self.make_room(txn, size, entries):
-            raise NoRoom(size, entries)
+        size, entries = sum(sizes), len(items)
+        if ledger.lacks(size, entries):
+            for tree_key, _ in items:
+                old = txn.head(tree_key)
+                if old is not None:  # it gives way to what comes
+                    size -= room_for(tree_key, old[1])
+                    entries -= 1
+            # Room for as much of it as can stay: then each evicts little.
+            size = min(size, ledger.max_size or size)
+            entries = min(entries, ledger.max_entries or entries)
+            if ledger.lacks(size, entries) and not self.make_room(txn, size, entries):
+                raise NoRoom(size, entries)
         patient = self.patient()
         for tree_key, packed in items:
             patient.put(txn, tree_key, packed, expires_at, tags)
@@ -292,7 +299,7 @@ class MeteredSpace(Space):
         if old is None:
             self._keep_books(txn, own=0, index=-metered)
             return False
-        dropped = self._unindex(txn, tree_key, old) if old[0][0] != PLAIN else 0
+        dropped = 0 if old[0][:1] == PLAIN_MARK else self._unindex(txn, tree_key, old)
         txn.delete(tree_key)
         self._keep_books(txn, own=-1, index=-dropped - metered)
         ledger.count(-room_for(tree_key, old[1]), -1)
@@ -301,7 +308,10 @@ class MeteredSpace(Space):
     def _sweep_some(self, txn: Writer) -> None:
         """Remove a little of what has expired, in any namespace."""
         for index_key, _ in txn.get_first(space.EXPIRY, space.expired_until(self.now()), _SWEPT):
-            self._owner(txn, space.expiring(index_key)).sweep(txn, index_key)
+            tree_key = space.expiring(index_key)
+            # What a damaged record left behind may be of a namespace that is no more.
+            owner = self if txn.head(tree_key) is None else self._owner(txn, tree_key)
+            owner.sweep(txn, index_key)
 
     def _owner(self, txn: Reader, tree_key: bytes) -> Self:
         """The space of the namespace to which a record belongs."""
@@ -351,15 +361,20 @@ class MeteredSpace(Space):
                 return tree_key
             worst.append((*_rank(stored, policy), key))  # it was used since
             worst.sort(reverse=True)
-        return None
+        return next(map(metered, fresh), None)  # all that was remembered has gone
 
 
-def rebound(txn: Writer, bounds: Bounds) -> bool:
-    """Take over these bounds; whether the cache holds too much for them."""
+def would_change(txn: Reader, bounds: Bounds) -> bool:
+    """Whether these bounds are other ones than are recorded, or the cache holds too much."""
+    ledger = Ledger.read(txn)
+    return ledger.rebound(bounds) or ledger.lacks(0, 0)
+
+
+def rebound(txn: Writer, bounds: Bounds) -> None:
+    """Take over these bounds."""
     ledger = Ledger.read(txn)
     if ledger.rebound(bounds):
         txn.put(LEDGER_KEY, ledger.pack())
-    return ledger.lacks(0, 0)
 
 
 def merge(txn: Writer, recent: Recent) -> None:
