@@ -4,9 +4,10 @@ A cache has two books more than a store.  The *ledger* is one record of its boun
 *meter* is one small record for each record, of how that is used:
 
     0x00 c                                 the ledger, see `Ledger`
-    0x05 hash of the tree key (4), tree key     stored at (8), last used at (8), uses (4)
+    0x05 hash of the tree key (4), tree key     stored at (8), uses (4), last used at (8)
 
-Times are microseconds since 1970.  The meter stands in the order of hashes, so a few neighbours at a random place are
+Times are microseconds since 1970, and the numbers of the meter are big-endian: so the bytes of one are in the order in
+which records go.  The meter stands in the order of hashes, so a few neighbours at a random place are
 a fair sample of everything.  Who needs room takes such a sample, remembers the worst of it beside the worst of those
 before, and evicts the worst of all: what was not used for longest ("lru"), what was used least ("lfu"), or what was
 stored first ("fifo").  So there is no order to keep, and a read need write nothing.
@@ -40,7 +41,7 @@ from objstore.usage import Recent, Usage
 LEDGER_KEY = b"\x00c"
 
 POLICIES = {"lru": 1, "lfu": 2, "fifo": 3}
-_LFU, _FIFO = POLICIES["lfu"], POLICIES["fifo"]
+_FIFO = POLICIES["fifo"]
 _POLICY_NAMES = {number: name for name, number in POLICIES.items()}
 
 BATCH = 64
@@ -57,7 +58,9 @@ _LARGEST_NODE = 2000
 _NODE_BYTES = 11
 
 _ledger = struct.Struct("<B8Q")
-_use = struct.Struct("<QQI")
+_use = struct.Struct(">QIQ")
+# What of it counts under a policy: what is lowest goes first.
+_RANKS = {1: slice(12, 20), 2: slice(8, 20), 3: slice(0, 8)}
 _MOST_USES = (1 << 32) - 1
 
 _log = logging.getLogger("objstore")
@@ -149,10 +152,11 @@ class Ledger:
         self.policy = POLICIES[bounds.policy] if bounds.policy else self.policy
         return self.bounds != before
 
-    def count(self, size: int, entries: int) -> None:
-        """So much came, or went."""
+    def count(self, size: int, entries: int) -> bool:
+        """So much came, or went; whether that is anything."""
         self.bytes = max(self.bytes + size, 0)
         self.entries = max(self.entries + entries, 0)
+        return bool(size or entries)
 
     def lacks(self, size: int, entries: int) -> bool:
         """Whether so much more is too much."""
@@ -212,10 +216,16 @@ class MeteredSpace(Space):
             raise NoRoom(grown, old is None)
         dropped = 0 if old is None or old[0][:1] == PLAIN_MARK else self._unindex(txn, tree_key, old)
         txn.put(tree_key, packed)
-        added = self._index(txn, tree_key, expires_at, tags) + self._meter(txn, tree_key)
-        self._keep_books(txn, own=old is None, index=added - dropped, flags=space.used_by(expires_at, tags))
-        ledger.count(grown, old is None)
-        txn.put(LEDGER_KEY, ledger.pack())
+        added = self._index(txn, tree_key, expires_at, tags)
+        if old is None or ledger.policy == _FIFO:
+            added += self._meter(txn, tree_key)
+        else:
+            self.usage.note_write(tree_key)
+        used = space.used_by(expires_at, tags)
+        if added != dropped or old is None or used & ~flags:
+            self._keep_books(txn, own=old is None, index=added - dropped, flags=used)
+        if ledger.count(grown, old is None):
+            txn.put(LEDGER_KEY, ledger.pack())
 
     def put_many(
         self,
@@ -329,39 +339,43 @@ class MeteredSpace(Space):
         """Note in the meter that a record is stored now; how many entries more that makes."""
         key = _meter_key(tree_key)
         old = txn.get(key)
-        self.usage.fold()
+        if self.usage.noted:
+            self.usage.fold()  # what was read before is older
         uses, _ = self.usage.use_of(tree_key) or (0, 0)
         now = self.usage.tick()
         if old is not None:
-            uses += _read_use(old)[2]
-        txn.put(key, _use.pack(now, now, min(uses + 1, _MOST_USES)))
+            uses += _read_use(old)[1]
+        txn.put(key, _use.pack(now, min(uses + 1, _MOST_USES), now))
         return old is None
 
     def _victim(self, txn: Writer, policy: int, keep: bytes) -> bytes | None:
         """The tree key of what goes next, or None where there is nothing."""
-        worst = self.usage.worst
+        rank, worst = _RANKS[policy], self.usage.worst
         self.usage.remembers = policy != _FIFO
-        self.usage.fold()
-        fresh = {key: stored for key, stored in _sample(txn) if metered(key) != keep}
-        known = {key for _, _, key in worst}
-        worst += [(*_rank(stored, policy), key) for key, stored in fresh.items() if key not in known]
-        worst.sort(reverse=True)
-        del worst[:-_REMEMBERED]
+        if self.usage.noted:
+            self.usage.fold()
+        fresh = _sample(txn)
+        for key, stored in fresh:
+            worst[key] = stored[rank]
+        if len(worst) > 3 * _REMEMBERED:
+            for key in sorted(worst, key=worst.__getitem__)[_REMEMBERED:]:
+                del worst[key]
         while worst:
-            _, _, key = rank = worst.pop()
-            tree_key = metered(key)
-            stored = txn.get(key)
-            if stored is None or tree_key == keep:
+            key = min(worst, key=worst.__getitem__)
+            believed, tree_key = worst.pop(key), metered(key)
+            found = txn.get(key)
+            if found is None or tree_key == keep:
                 continue
             used = self.usage.use_of(tree_key)
             if used is not None:
-                stored = _used(stored, *used)
-                txn.put(key, stored)
-            if (*_rank(stored, policy), key) == rank:
+                found = _used(found, *used)
+                txn.put(key, found)
+            if found[rank] == believed:
                 return tree_key
-            worst.append((*_rank(stored, policy), key))  # it was used since
-            worst.sort(reverse=True)
-        return next(map(metered, fresh), None)  # all that was remembered has gone
+            worst[key] = found[rank]  # it was used since
+        return next(
+            (metered(key) for key, _ in fresh if metered(key) != keep), None
+        )  # all that was remembered has gone
 
 
 def would_change(txn: Reader, bounds: Bounds) -> bool:
@@ -421,7 +435,7 @@ def _sample(txn: Writer) -> Iterable[tuple[bytes, bytes]]:
 
 
 def _read_use(stored: bytes) -> tuple[int, int, int]:
-    """When a record was stored and last used, and how often."""
+    """When a record was stored, how often it was used, and when last."""
     try:
         return _use.unpack(stored)
     except struct.error:  # damaged: it goes first
@@ -429,13 +443,5 @@ def _read_use(stored: bytes) -> tuple[int, int, int]:
 
 
 def _used(stored: bytes, uses: int, last: int) -> bytes:
-    stored_at, used_at, before = _read_use(stored)
-    return _use.pack(stored_at, max(used_at, last), min(before + uses, _MOST_USES))
-
-
-def _rank(stored: bytes, policy: int) -> tuple[int, int]:
-    """What has the lowest rank goes first."""
-    stored_at, used_at, uses = _read_use(stored)
-    if policy == _LFU:
-        return uses, used_at
-    return (stored_at if policy == _FIFO else used_at), 0
+    stored_at, before, used_at = _read_use(stored)
+    return _use.pack(stored_at, min(before + uses, _MOST_USES), max(used_at, last))

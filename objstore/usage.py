@@ -31,6 +31,9 @@ class Recent(NamedTuple):
 EXPIRED = object()
 """Noted behind a hit that was none, because the record had expired."""
 
+WRITTEN = object()
+"""Noted behind a use that was no hit, because the record was stored."""
+
 
 class Usage:
     """What one process has used of a cache, and has not written down yet.
@@ -44,9 +47,7 @@ class Usage:
         self.note: Callable[[Any], None] = self.noted.append
         self.clock: Callable[[], float] = time.time
         self.evicted: list[Any] = []  # namespaces and keys, where somebody wants to read of them; the writer has it
-        self.worst: list[
-            tuple[int, int, bytes]
-        ] = []  # of former samples: ranks, and keys of the meter; the writer has it
+        self.worst: dict[bytes, bytes] = {}  # of former samples: keys of the meter, and ranks; the writer has it
         self.may_write = False  # whether any handle of the process may
         self.remembers = True  # which records were read, and not only how many
         self.reset()
@@ -75,6 +76,10 @@ class Usage:
         self._last = first + ticks - 1
         return first
 
+    def note_write(self, tree_key: bytes) -> None:
+        """A record was stored in the place of another, which is a use of it, and no hit."""
+        self.noted.extend((tree_key, WRITTEN))
+
     def fold(self) -> None:
         """Sum up what was noted."""
         if self._lock.acquire(blocking=False):  # else somebody does it
@@ -91,13 +96,13 @@ class Usage:
         noted = [next_note() for _ in range(many)]
         self._folded += many
         first = self.tick(many)
-        expired, missed = noted.count(EXPIRED), noted.count(None)
-        self._hits += many - missed - 2 * expired
+        expired, missed, written = noted.count(EXPIRED), noted.count(None), noted.count(WRITTEN)
+        self._hits += many - missed - 2 * expired - 2 * written
         self._misses += missed + expired
         if self.remembers:
             self._uses.update(noted)
             self._last_use.update(zip(noted, range(first, first + many), strict=True))
-            for what in (None, EXPIRED):
+            for what in (None, EXPIRED, WRITTEN):
                 self._uses.pop(what, None)
                 self._last_use.pop(what, None)
             if len(self._uses) > _MOST_RECENT:
