@@ -119,6 +119,28 @@ wait()
         assert engine.claim(b"name") is None
 
 
+def test_a_child_keeps_its_own_claim_when_it_gives_up_what_it_inherited(engine, path):
+    forks = """
+reading, writing = os.pipe()
+if not os.fork():
+    os.read(reading, 1)
+    mine = engine.claim(b"name")
+    claim.release()
+    say("child has it" if mine else "child has not")
+    wait()
+    os._exit(0)
+claim.release()
+os.write(writing, b".")
+os.wait()
+"""
+    with child(HOLD + forks, path) as other:
+        assert [hear(other), hear(other)] == ["holds", "child has it"]
+        assert engine.claim(b"name") is None
+        tell(other)
+        other.wait()
+        assert engine.claim(b"name") is not None
+
+
 def test_the_holder_sees_whether_another_process_waits(engine, path):
     claim = engine.claim(b"name")
     waits = """

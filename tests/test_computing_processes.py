@@ -430,13 +430,18 @@ for thread in threads:
     thread.start()
 sys.setswitchinterval(0.0001)
 until = time.monotonic() + float(sys.argv[4])
+
+def calls():
+    global may_interrupt
+    may_interrupt = True
+    signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.00001, 0.002))
+    for _ in range(1000):
+        assert call(rng.choice("012")) in (19900, BUSY)
+    may_interrupt = False
+
 while time.monotonic() < until:
     try:
-        may_interrupt = True
-        signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.00001, 0.002))
-        for _ in range(1000):
-            assert call(rng.choice("012")) in (19900, BUSY)
-        may_interrupt = False
+        calls()
     except KeyboardInterrupt:
         times += 1
 signal.setitimer(signal.ITIMER_REAL, 0)
