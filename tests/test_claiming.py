@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -171,6 +172,22 @@ wait()
         tell(other)
         assert hear(other) == "has it"
         assert engine.claim(b"name") is None
+
+
+def test_who_waits_says_so_again_where_the_holder_looked_in_that_moment(engine, path):
+    claim = engine.claim(b"name")
+    sign = claiming._place_of(b"name") + 1
+    with child(
+        "wait()\nwaiting = engine.await_claim(b'name')\nsay('waits')\nwait()\nsay(waiting.poll())\nwait()", path
+    ) as other:
+        assert engine._claims.lock(fcntl.LOCK_EX, sign)  # as it does when it looks
+        tell(other)
+        assert hear(other) == "waits"
+        engine._claims.unlock(sign)
+        assert not claim.is_awaited()
+        tell(other)
+        assert hear(other) == "None"
+        assert claim.is_awaited()
 
 
 def test_who_waits_and_is_killed_waits_no_more(engine, path):
