@@ -6,6 +6,7 @@ The public names and nothing else; `import objstore` loads no optional dependenc
 from objstore.audit import Damage as Damage
 from objstore.cache import Cache as Cache
 from objstore.cache import CacheStats as CacheStats
+from objstore.calls.values import register_key as register_key
 from objstore.checking import CheckReport as CheckReport
 from objstore.checking import check as check
 from objstore.codecs.base import Codec as Codec
@@ -41,7 +42,6 @@ from objstore.keys import LostKey as LostKey
 from objstore.mapping import DEFAULT as DEFAULT
 from objstore.memoize import CacheInfo as CacheInfo
 from objstore.memoize import Memoized as Memoized
-from objstore.memokeys import register_key as register_key
 from objstore.rekeying import RekeyReport as RekeyReport
 from objstore.salvaging import SalvageReport as SalvageReport
 from objstore.salvaging import salvage as salvage

@@ -1,6 +1,6 @@
 """Memoize: results of functions, kept in a store.
 
-A call becomes a key (`functions`, `memokeys`), and its result an item in a namespace that belongs to the store and to
+A call becomes a key (see `calls`), and its result an item in a namespace that belongs to the store and to
 this function alone.  A hit is a key and a look.  On a miss one computes, and all others wait for it (`computing`).
 
 This room is about what is kept, for how long, and what is served:
@@ -38,10 +38,10 @@ from typing import (
     overload,
 )
 
-from objstore.computing import BUSY, computations_of, now, off_loop
+from objstore.calls.functions import KeyMaker, key_maker, name_of
+from objstore.computing.once import BUSY, computations_of, now, off_loop
 from objstore.engines.base import Engine
 from objstore.errors import CorruptRecord, DecodeError, EncodeError, StoreFull
-from objstore.functions import KeyMaker, key_maker, name_of
 from objstore.mapping import DEFAULT, TTL, Writable
 from objstore.space import check_tags, expires_at
 
@@ -133,7 +133,7 @@ class _Raised(NamedTuple):
 
 
 class _Job(Generic[T]):
-    """One call: how its result is found, computed and stored (see `computing.Job`)."""
+    """One call: how its result is found, computed and stored (see `computing.once`)."""
 
     def __init__(self, results: Computing[Any, Any], key: Any, rules: Rules, make: Callable[[], T]) -> None:
         self.name = results._space.tree_key(key)

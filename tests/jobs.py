@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import pickle
 
-from objstore.computing import now
+from objstore.computing.once import now
 from objstore.engines.base import put
 
 STORED = b"\x10stored "

@@ -118,9 +118,9 @@ def digests(directory):
         package = types.ModuleType("objstore")
         package.__path__ = [directory]
         sys.modules["objstore"] = package
-    from objstore import functions, memokeys
+    from objstore.calls import functions, values
 
-    found = {name: memokeys.digest((value,), b"table\n").hex() for name, value in TABLE.items()}
+    found = {name: values.digest((value,), b"table\n").hex() for name, value in TABLE.items()}
     key = functions.key_maker(area)
     found["call"] = key(1, unit="km", depth=3).hex()
     found["call of a version"] = functions.key_maker(area, version=(1, "b"))(1).hex()

@@ -19,8 +19,8 @@ from contract_engine import writing
 from jobs import Job
 
 from objstore import Store
-from objstore.computing import BUSY, computations_of
-from objstore.flights import here
+from objstore.computing.flights import here
+from objstore.computing.once import BUSY, computations_of
 
 # How long anything may take before it is said to hang.
 LONG = 10

@@ -19,7 +19,7 @@ from jobs import Job, Journal
 from programs import PYTHON, ROOT
 
 from objstore import Store
-from objstore.computing import computations_of
+from objstore.computing.once import computations_of
 
 ROUNDS = int(os.environ.get("OBJSTORE_COMPUTING_ROUNDS", 2))
 
@@ -34,7 +34,7 @@ if "ends slowly" in sys.argv:
 sys.path.insert(0, "tests")
 from jobs import Job, Journal
 from objstore import Store
-from objstore.computing import BUSY, computations_of
+from objstore.computing.once import BUSY, computations_of
 
 store = Store(sys.argv[1], durability="process")
 engine = store._engine

@@ -30,8 +30,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Generic, ParamSpec, Protocol, TypeVar, cast
 from weakref import WeakKeyDictionary, ref
 
-from objstore.engines.base import Engine, process
-from objstore.flights import (
+from objstore.computing.flights import (
     FAILED,
     GIVEN_UP,
     MADE,
@@ -47,7 +46,8 @@ from objstore.flights import (
     wait_for,
     wait_for_async,
 )
-from objstore.lookout import Awaited, Deliver
+from objstore.computing.lookout import Awaited, Deliver
+from objstore.engines.base import Engine, process
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop

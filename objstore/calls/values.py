@@ -32,7 +32,7 @@ to come, so the text is a promise: DO NOT CHANGE what is written for a value; ad
     functions, classes         <function NAME>  <class NAME>; in __main__ <... NAME DIGEST OF THE SOURCE>
     methods of C types         <method CLASS NAME>
     bound methods, partials    <bound OBJECT FUNCTION>, in C <bound OBJECT NAME>  <partial FUNCTION TUPLE DICT>
-    NumPy, pandas              see `memoarrays`
+    NumPy, pandas              see `arrays`
     what was registered        <registered CLASS VALUE>
 
 A class or a function is named 'module:qualified.name', quoted.  Every text that comes from outside is quoted
@@ -80,9 +80,9 @@ from typing import Any, TypeVar
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from objstore import memoarrays
-from objstore.memoarrays import DIGEST_BYTES, NotKeyable, content_digest
-from objstore.sourcecode import class_text, function_text
+from objstore.calls import arrays
+from objstore.calls.arrays import DIGEST_BYTES, NotKeyable, content_digest
+from objstore.calls.source import class_text, function_text
 
 FORMAT = 1
 
@@ -217,7 +217,7 @@ def _registered(kind: type, function: Callable[[Any], Any]) -> Writer:
     return write
 
 
-def _of_library(function: Callable[[Any, memoarrays.Text], str]) -> Writer:
+def _of_library(function: Callable[[Any, arrays.Text], str]) -> Writer:
     def write(value: Any, depth: int) -> str:
         return function(value, lambda part: _text(part, depth + 1))
 
@@ -552,26 +552,26 @@ _EXACT: dict[type, Writer] = {
 }
 
 # By library and name, and whether it holds for subclasses: for none, for the library's own, or for all.
-_BY_NAME: dict[tuple[str, str], tuple[Callable[[Any, memoarrays.Text], str], str]] = {
-    ("numpy", "ndarray"): (memoarrays.array, "none"),
-    ("numpy", "memmap"): (memoarrays.array, "none"),
-    ("numpy", "MaskedArray"): (memoarrays.masked_array, "none"),
-    ("numpy", "generic"): (memoarrays.scalar, "all"),
-    ("numpy", "dtype"): (memoarrays.dtype, "all"),
-    ("numpy", "ufunc"): (memoarrays.function, "none"),
-    ("pandas", "DataFrame"): (memoarrays.frame, "none"),
-    ("pandas", "Series"): (memoarrays.series, "none"),
-    ("pandas", "RangeIndex"): (memoarrays.range_index, "none"),
-    ("pandas", "MultiIndex"): (memoarrays.multi_index, "none"),
-    ("pandas", "Index"): (memoarrays.index, "own"),
-    ("pandas", "ExtensionArray"): (memoarrays.extension_array, "all"),
-    ("pandas", "ExtensionDtype"): (memoarrays.extension_dtype, "all"),
-    ("pandas", "Timestamp"): (memoarrays.moment, "none"),
-    ("pandas", "Timedelta"): (memoarrays.duration, "none"),
-    ("pandas", "Period"): (memoarrays.period, "none"),
-    ("pandas", "Interval"): (memoarrays.interval, "none"),
-    ("pandas", "NaTType"): (memoarrays.missing, "none"),
-    ("pandas", "NAType"): (memoarrays.missing, "none"),
+_BY_NAME: dict[tuple[str, str], tuple[Callable[[Any, arrays.Text], str], str]] = {
+    ("numpy", "ndarray"): (arrays.array, "none"),
+    ("numpy", "memmap"): (arrays.array, "none"),
+    ("numpy", "MaskedArray"): (arrays.masked_array, "none"),
+    ("numpy", "generic"): (arrays.scalar, "all"),
+    ("numpy", "dtype"): (arrays.dtype, "all"),
+    ("numpy", "ufunc"): (arrays.function, "none"),
+    ("pandas", "DataFrame"): (arrays.frame, "none"),
+    ("pandas", "Series"): (arrays.series, "none"),
+    ("pandas", "RangeIndex"): (arrays.range_index, "none"),
+    ("pandas", "MultiIndex"): (arrays.multi_index, "none"),
+    ("pandas", "Index"): (arrays.index, "own"),
+    ("pandas", "ExtensionArray"): (arrays.extension_array, "all"),
+    ("pandas", "ExtensionDtype"): (arrays.extension_dtype, "all"),
+    ("pandas", "Timestamp"): (arrays.moment, "none"),
+    ("pandas", "Timedelta"): (arrays.duration, "none"),
+    ("pandas", "Period"): (arrays.period, "none"),
+    ("pandas", "Interval"): (arrays.interval, "none"),
+    ("pandas", "NaTType"): (arrays.missing, "none"),
+    ("pandas", "NAType"): (arrays.missing, "none"),
 }
 
 _registering = Lock()

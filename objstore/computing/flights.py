@@ -1,7 +1,7 @@
 """Flights: computations that are under way in this process, and those who wait for them.
 
 A flight has one leader, a thread or a task of an event loop, and threads and tasks of whatever loops wait until it is
-over.  What is computed, how, and where it is stored is none of its business: see `computing`, which says, too, who may
+over.  What is computed, how, and where it is stored is none of its business: see `once`, which says, too, who may
 wait for whom.
 
 A flight is over as soon as its leader has left the frame that leads it, whether or not he could say so; and those who
@@ -19,8 +19,8 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import ref
 
+from objstore.computing.lookout import Lookout
 from objstore.engines.base import Claim, process
-from objstore.lookout import Lookout
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Task

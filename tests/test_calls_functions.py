@@ -22,8 +22,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import objstore
-from objstore import memokeys, sourcecode
-from objstore.functions import key_maker, name_of
+from objstore.calls import source as room
+from objstore.calls.functions import key_maker, name_of
+from objstore.calls.values import text_of
 
 ROOT = str(Path(objstore.__file__).parent.parent)
 
@@ -97,7 +98,7 @@ class TestSpellings:
             else:
                 assert (type(key), len(key)) == (bytes, 20)
         if not any(isinstance(result, TypeError) for result in bound):
-            assert (keys[0] == keys[1]) == (memokeys.text_of(bound[0]) == memokeys.text_of(bound[1]))
+            assert (keys[0] == keys[1]) == (text_of(bound[0]) == text_of(bound[1]))
 
     def test_positions_names_and_defaults(self):
         key = key_maker(load)
@@ -239,7 +240,7 @@ class TestWrappers:
         made = [outcome(wrapped, *call) for call in (one, other)]
         if any(isinstance(result, TypeError) for result in made):
             return
-        if memokeys.text_of(made[0]) != memokeys.text_of(made[1]):
+        if text_of(made[0]) != text_of(made[1]):
             assert key(*one[0], **one[1]) != key(*other[0], **other[1])
 
     def test_defaults_behind_such_a_wrapper(self):
@@ -318,7 +319,7 @@ class TestMessages:
         message = str(caught.value)
         for part in (
             "argument 'b' of load()",
-            "test_functions.Tool",
+            "test_calls_functions.Tool",
             "key=",
             "ignore=['b']",
             "register_key(Tool, ...)",
@@ -334,11 +335,11 @@ class TestMessages:
 
 class TestNames:
     def test_module_and_qualified_name(self):
-        assert name_of(load) == "test_functions.load"
-        assert name_of(Tool.use) == name_of(Tool(1).use) == "test_functions.Tool.use"
-        assert name_of(Tool) == "test_functions.Tool"
+        assert name_of(load) == "test_calls_functions.load"
+        assert name_of(Tool.use) == name_of(Tool(1).use) == "test_calls_functions.Tool.use"
+        assert name_of(Tool) == "test_calls_functions.Tool"
         assert name_of(len) == "builtins.len"
-        assert name_of(functools.cache(load)) == "test_functions.load"
+        assert name_of(functools.cache(load)) == "test_calls_functions.load"
 
     @pytest.mark.parametrize(
         ("function", "error"),
@@ -444,7 +445,7 @@ class TestNotebooks:
     def test_nor_where_another_cell_has_taken_its_name(self):
         function = run_cell(CELL)
         run_cell(CELL.replace("+ 1", "+ 2"))
-        assert sourcecode.function_text(function).startswith("code ")
+        assert room.function_text(function).startswith("code ")
 
     def test_the_same_cell_in_another_place_and_run_has_the_same_key(self):
         former = version_key(run_cell(CELL))
@@ -475,12 +476,12 @@ class TestNotebooks:
         f = outer(3).__wrapped__ if 0 else outer(3)
         """
         function = run_cell(cell.replace("@functools.wraps(len)", "@functools.lru_cache"))
-        text = sourcecode.function_text(inspect.unwrap(function))
+        text = room.function_text(inspect.unwrap(function))
         assert text.startswith("source @functools.lru_cache\ndef f(x: int)")
 
     def test_a_notebook_goes_on_with_what_one_cell_imported_from_the_future(self):
         function = run_cell(CELL, flags=__future__.annotations.compiler_flag)
-        assert sourcecode.function_text(function).startswith("source ")
+        assert room.function_text(function).startswith("source ")
 
     def test_names_that_byte_code_looks_up_count(self):
         keys = [version_key(run_cell(CELL.replace("x + 1", part), known=False)) for part in ("abs(x)", "int(x)")]
@@ -514,13 +515,13 @@ class TestNotebooks:
             for source in (cell.format(size, result), f"def f(x={size}): return {result}"):
                 thing = run_cell(source)
                 monkeypatch.setattr(sys.modules["__main__"], "f", thing, raising=False)
-                texts.add(memokeys.text_of(thing))
+                texts.add(text_of(thing))
         assert len(texts) == 8
 
 
 SCRIPT = """
 import json, sys
-from objstore.functions import key_maker, name_of
+from objstore.calls.functions import key_maker, name_of
 
 def compute(x, y=1):
     return x + 1
@@ -557,8 +558,8 @@ class TestScripts:
     def test_a_child_that_was_spawned_knows_the_same_names(self, tmp_path):
         script = """
         import json, multiprocessing, sys
-        from objstore.functions import key_maker, name_of
-        from objstore.memokeys import text_of
+        from objstore.calls.functions import key_maker, name_of
+        from objstore.calls.values import text_of
 
         class Box:
             pass
@@ -578,7 +579,7 @@ class TestScripts:
         assert parent[0] == f"{tmp_path}/spawning.py:compute"
 
     def test_without_a_file_the_module_has_its_name(self):
-        code = "from objstore.functions import *\ndef f(x): {}\nprint(name_of(f), key_maker(f)(1).hex())"
+        code = "from objstore.calls.functions import *\ndef f(x): {}\nprint(name_of(f), key_maker(f)(1).hex())"
         same = "return x in {'a', 'b', 'c', 'd', 'e', 'f', 'g'}"
         environments = [{**os.environ, "PYTHONHASHSEED": seed} for seed in "123"]
         bodies = zip((same, same, "return 1"), environments, strict=True)

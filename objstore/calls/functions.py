@@ -13,7 +13,7 @@ Names of parameters and the version are in the salt of the key: results of anoth
 whose parameters have changed places, are not found.  The name is not; whoever stores results keeps those
 of each function apart.
 
-What the values are written as is the matter of `memokeys`; nothing here knows of stores.
+What the values are written as is the matter of `values`; nothing here knows of stores.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from inspect import Parameter, Signature, isroutine, signature, unwrap
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
-from objstore.memoarrays import NotKeyable, content_digest
-from objstore.memokeys import FORMAT, digest, module_of, text_of
-from objstore.sourcecode import class_text, function_text
+from objstore.calls.arrays import NotKeyable, content_digest
+from objstore.calls.source import class_text, function_text
+from objstore.calls.values import FORMAT, digest, module_of, text_of
 
 LONGEST_NAME = 200  # characters of a name that is given
 

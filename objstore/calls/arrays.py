@@ -10,7 +10,7 @@ An array of 100 MB is digested where it lies if its content lies there in C orde
 
 Neither library is imported here, at no time: somebody who holds an array has done so, and the objects' own
 methods do the rest.  Each function takes a value and `text`, which gives the text of any value within it.
-The texts are stored as digests: DO NOT CHANGE ONE (the format is described in `memokeys`).
+The texts are stored as digests: DO NOT CHANGE ONE (the format is described in `values`).
 """
 
 from __future__ import annotations

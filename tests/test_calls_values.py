@@ -34,8 +34,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import objstore
-from objstore import memoarrays, memokeys
-from objstore.memokeys import NotKeyable, digest, register_key, text_of
+from objstore.calls import arrays
+from objstore.calls import values as room
+from objstore.calls.values import NotKeyable, digest, register_key, text_of
 
 PACKAGE = str(Path(objstore.__file__).parent)
 HERE = str(Path(__file__).parent)
@@ -286,7 +287,7 @@ class TestTheText:
         long_way = f"({inner},)" if len(values) == 1 else f"({inner})"
         assert text_of(values) == long_way
         assert text_of(list(values)) == f"[{inner}]"
-        assert digest(values, b"salt") == memokeys.blake2b(b"salt" + long_way.encode(), digest_size=20).digest()
+        assert digest(values, b"salt") == room.blake2b(b"salt" + long_way.encode(), digest_size=20).digest()
 
     @few_or_many
     @given(values())
@@ -525,7 +526,7 @@ def zone_roots():
 @pytest.fixture
 def registry(monkeypatch):
     """What a test registers is forgotten after it."""
-    monkeypatch.setattr(memokeys, "_known", memokeys._Known({}))
+    monkeypatch.setattr(room, "_known", room._Known({}))
 
 
 @pytest.mark.usefixtures("registry")
@@ -534,17 +535,17 @@ class TestRegistering:
         with pytest.raises(NotKeyable):
             text_of(Plain())
         register_key(Plain, lambda value: ("plain", [1]))
-        assert text_of(Plain()) == "<registered 'test_memokeys:Plain' ('plain', [1])>"
-        assert text_of(PlainHeir()) == "<registered 'test_memokeys:PlainHeir' ('plain', [1])>"
+        assert text_of(Plain()) == "<registered 'test_calls_values:Plain' ('plain', [1])>"
+        assert text_of(PlainHeir()) == "<registered 'test_calls_values:PlainHeir' ('plain', [1])>"
         register_key(PlainHeir, lambda value: 2)
-        assert text_of(PlainHeir()) == "<registered 'test_memokeys:PlainHeir' 2>"
-        assert text_of([Plain()]) == "[<registered 'test_memokeys:Plain' ('plain', [1])>]"
+        assert text_of(PlainHeir()) == "<registered 'test_calls_values:PlainHeir' 2>"
+        assert text_of([Plain()]) == "[<registered 'test_calls_values:Plain' ('plain', [1])>]"
 
     def test_it_holds_before_what_the_library_knows_of_a_class(self):
         register_key(Remembers, lambda value: value.x % 2)
         register_key(np.ndarray, lambda value: value.tolist())
         assert text_of(Remembers(1)) == text_of(Remembers(3))
-        assert text_of(np.zeros(1).view(Pixels)) == "<registered 'test_memokeys:Pixels' [0.0]>"
+        assert text_of(np.zeros(1).view(Pixels)) == "<registered 'test_calls_values:Pixels' [0.0]>"
 
     def test_what_a_registered_function_gives_must_have_a_key(self):
         register_key(Plain, lambda value: value)
@@ -569,8 +570,8 @@ class TestRegistering:
 
 class TestArrays:
     def test_content_counts_and_not_how_it_lies(self, monkeypatch, rng):
-        monkeypatch.setattr(memoarrays, "_PIECE_BYTES", 64)
-        monkeypatch.setattr(memoarrays, "_TILE", 3)
+        monkeypatch.setattr(arrays, "_PIECE_BYTES", 64)
+        monkeypatch.setattr(arrays, "_TILE", 3)
         numbers = np.random.default_rng(rng.randrange(1 << 32))
         for shape in [(), (1,), (40,), (7, 11), (50, 2), (2, 50), (3, 4, 5), (0, 3), (2, 1, 30)]:
             for kind in ("<f8", ">i2", "?", "S3", "<U2", "<M8[ns]", "<c16", [("a", "<i2"), ("b", "<i4")]):
@@ -769,6 +770,7 @@ class TestPandas:
 
 
 def test_no_library_is_imported_for_keys():
-    code = "import objstore.functions, sys; print({'numpy', 'pandas', 'attrs', 'msgspec', 'pytz'} & set(sys.modules))"
+    code = "import sys, objstore.calls.functions\n"
+    code += "print({'numpy', 'pandas', 'attrs', 'msgspec', 'pytz'} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"
