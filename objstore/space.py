@@ -208,18 +208,20 @@ class Space:
         return codec
 
     def belonging(self, what: str) -> Self:
-        """The space of something of the library's own that belongs to this namespace and to nothing else."""
-        return self.relative(self._belongings + what)
+        """The space of something of the library's own that belongs to this namespace and to nothing else.
+
+        What belongs to that belongs to the same namespace.
+        """
+        if not self.name.startswith(RESERVED_NAME):
+            return self.relative(_belongings_of(self.name) + what)
+        length = self.name[1:].partition(":")[0]
+        owner_end = len(length) + 2 + int(length)
+        return self.relative(self.name[: owner_end + 1] + what)
 
     def _with_belongings(self, txn: Reader) -> list[Self]:
         """This space, and those that belong to it."""
-        others = [name for name in names_by_prefix(txn).values() if name.startswith(self._belongings)]
-        return [self, *map(self.relative, others)]
-
-    @property
-    def _belongings(self) -> str:
-        """With what the names of those begin."""
-        return f"{RESERVED_NAME}{len(self.name)}:{self.name}:"
+        begins = _belongings_of(self.name)
+        return [self, *(self.relative(name) for name in names_by_prefix(txn).values() if name.startswith(begins))]
 
     def recorded_as(self, codec: str | None) -> Space:
         """This space, whose codec stands in the catalog under that name; None is the codec of the store."""
@@ -798,6 +800,11 @@ def contradicts(header: Header, place: bytes) -> bool:
     if header.expires_at is not None and not 0 <= header.expires_at <= _LATEST:
         return True
     return header.long_key is not None and keys.shorten(header.long_key) != place
+
+
+def _belongings_of(name: str) -> str:
+    """With what the names of the namespaces begin that belong to one."""
+    return f"{RESERVED_NAME}{len(name)}:{name}:"
 
 
 def prefix_of(name: str) -> bytes:
