@@ -748,6 +748,7 @@ class TestPolicies:
     def test_what_is_used_stays(self, location, policy):
         with Cache(location, max_entries=100, policy=policy) as cache:
             fill(cache, 100)
+            cache.get_many(range(5))
             for number in range(1_000):
                 cache["cold", number] = number
                 assert [cache[hot] for hot in range(5)] == list(range(5))
