@@ -405,7 +405,7 @@ class _Keeper:
             usage.fold()
             is_used = usage.was_used() or is_used
             if usage.may_write and usage.is_due(self._SECONDS):
-                with suppress(StoreError), engine.kept_open():
+                with suppress(StoreError):  # it is closed, or there is something wrong with it
                     for _ in range(self._BATCHES):
                         is_used = _write_down(engine, usage) or is_used
         return is_used

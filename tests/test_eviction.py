@@ -235,7 +235,9 @@ class TestOpening:
             with Cache(path) as third:
                 assert third.stats().max_entries == 10
 
-    @pytest.mark.parametrize("damaged", [b"", b"xx", b"\x09" + bytes(64), bytes(65)])
+    @pytest.mark.parametrize(
+        "damaged", [b"", b"xx", b"\x09" + bytes(64), bytes(65)], ids=["empty", "short", "policy 9", "policy 0"]
+    )
     def test_a_damaged_ledger_is_found_and_the_store_closed_again(self, path, damaged):
         with Cache(path, max_entries=10) as cache:
             cache["a"] = 1

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import pytest
 
-from objstore import Store
+from objstore import Cache, Store
 
 mapping_tests = pytest.importorskip("test.mapping_tests", reason="this Python comes without its test package")
 
@@ -32,9 +32,10 @@ class _OnEngine(mapping_tests.BasicTestMappingProtocol):
         raise NotImplementedError
 
     options: ClassVar[dict[str, object]] = {}
+    kind: ClassVar[type[Store]] = Store
 
     def type2test(self, *arguments, **keywords):
-        store = Store(self.location(), **self.options)
+        store = self.kind(self.location(), **self.options)
         self.stores.append(store)
         store.update(*arguments, **keywords)
         return store
@@ -45,6 +46,11 @@ class TestOnMemory(_OnEngine):
 
     def location(self):
         return "memory://"
+
+
+class TestCache(TestOnMemory):
+    kind = Cache
+    options: ClassVar[dict[str, object]] = {"max_entries": 1 << 20, "max_size": 1 << 30}
 
 
 class TestSigned(TestOnMemory):
