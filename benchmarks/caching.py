@@ -13,15 +13,18 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks.caches import load, policies
+from benchmarks.caches import bounds, hits, load, once, policies
 from benchmarks.caches.contenders import PACKAGES
 from benchmarks.caches.sizes import FULL, QUICK, Size
 from benchmarks.measure import machine, packages, today
 
 SECTIONS: dict[str, Callable[[Size, str], Iterator[str]]] = {
+    "hits": hits.hits,
     "operations": load.operations,
     "mixed": load.mixed,
     "policies": policies.policies,
+    "bounds": bounds.bounds,
+    "once": once.once,
 }
 
 

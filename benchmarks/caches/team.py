@@ -33,8 +33,10 @@ class Worker:
         """Begin with a function, "module:name"."""
         self._pipe.send((function, arguments))
 
-    def answer(self) -> Any:
-        """What the function gave.  Raises EOFError where the worker died."""
+    def answer(self, seconds: float | None = None) -> Any:
+        """What the function gave.  Raises EOFError where the worker died, TimeoutError after so many seconds."""
+        if not self._pipe.poll(seconds):
+            raise TimeoutError("the worker is not ready")
         return self._pipe.recv()
 
     def kill(self) -> None:
