@@ -39,6 +39,9 @@ from objstore.errors import UnsupportedOperation as UnsupportedOperation
 from objstore.errors import WrongKind as WrongKind
 from objstore.keys import LostKey as LostKey
 from objstore.mapping import DEFAULT as DEFAULT
+from objstore.memoize import CacheInfo as CacheInfo
+from objstore.memoize import Memoized as Memoized
+from objstore.memokeys import register_key as register_key
 from objstore.rekeying import RekeyReport as RekeyReport
 from objstore.salvaging import SalvageReport as SalvageReport
 from objstore.salvaging import salvage as salvage

@@ -130,11 +130,21 @@ class Cache(Store[K, V]):
         if self._engine.was_emptied:
             _log.warning("the cache at %r begins empty: the machine went down with unsynced writes", self.location)
         self._arguments["ttl"] = ttl
-        if not self._read_only and self._apply(eviction.rebound, self._bounds):
-            while not self._apply(self._space.make_room, 0, 0):
-                pass
+        try:
+            self._take_over_bounds()
+        except BaseException:
+            self.close()
+            raise
 
     _space: MeteredSpace
+
+    def _take_over_bounds(self) -> None:
+        """Record the bounds that are given, and evict what is too much for them."""
+        if self._read_only or not eviction.would_change(self._reader(), self._bounds):
+            return  # and wait for nobody
+        self._apply(eviction.rebound, self._bounds)
+        while not self._apply(self._space.make_room, 0, 0):
+            pass
 
     def _initial(self) -> dict[bytes, bytes]:
         return {**eviction.initial(self._bounds), DURABILITY_KEY: b"process"}
@@ -173,8 +183,18 @@ class Cache(Store[K, V]):
         asked = list(keys)
         found = super().get_many(asked)
         for key in asked:
-            self._usage.note(self._space.tree_key(key) if key in found else None)
+            _note(self._usage, self._space.tree_key(key) if key in found else None)
         return found
+
+    def view(self, key: K, *, verify: bool = False) -> V:
+        """As in a `Store`; it counts as read."""
+        try:
+            value = super().view(key, verify=verify)
+        except KeyError:
+            _note(self._usage, None)
+            raise
+        _note(self._usage, self._space.tree_key(key))
+        return value
 
     # What is written
 
@@ -183,22 +203,30 @@ class Cache(Store[K, V]):
             try:
                 return self._take_along(function, *arguments)
             except NoRoom as exc:
-                while not self._transact(self._space.make_room, exc.size, exc.entries):
+                while not self._telling(self._space.make_room, exc.size, exc.entries):
                     pass
-            finally:
-                if self._usage.evicted:
-                    _tell(self.location, self._usage)
 
     def _take_along(self, function: Callable[..., D], *arguments: Any) -> D:
         """Apply the change, and with it, now and then, what was read."""
         if not self._usage.is_due():
-            return self._transact(function, *arguments)  # type: ignore[no-any-return]
+            return self._telling(function, *arguments)
         recent = self._usage.take()
         try:
-            return self._transact(_merge_and, recent, function, *arguments)  # type: ignore[no-any-return]
+            result: D = self._telling(_merge_and, recent, function, *arguments)
         except BaseException:
             self._usage.give_back(recent)
             raise
+        self._usage.settle(recent)
+        return result
+
+    def _telling(self, function: Callable[..., D], *arguments: Any) -> D:
+        """Apply the change, and log what that evicted when it is committed."""
+        if not _log.isEnabledFor(logging.DEBUG):
+            return self._transact(function, *arguments)  # type: ignore[no-any-return]
+        evicted: list[Any] = []
+        result: D = self._transact(_listing, self._usage, evicted, function, *arguments)
+        _tell(self.location, evicted)
+        return result
 
     def transaction(self) -> Transaction[K, V]:
         """A unit of work, applied as a whole or not at all: `with cache.transaction() as txn:`.
@@ -206,7 +234,9 @@ class Cache(Store[K, V]):
         It evicts as much as it must for what it writes.
         """
         self._require("transaction", "use compare_and_set, modify or edit on single keys")
-        return Transaction(self._space.patient(), Unit(lambda: self._write(), self._engine), self._default_ttl)
+        unit = _TellingUnit(lambda: self._write(), self._engine)
+        unit.usage = self._usage
+        return Transaction(self._space.patient(), unit, self._default_ttl)
 
     def close(self) -> None:
         """Close this handle and those of its namespaces; again does no harm.  What was read is written down before."""
@@ -215,10 +245,14 @@ class Cache(Store[K, V]):
                 _write_down(self._engine, self._usage)
         super().close()
 
+    @property
+    def _most_entries(self) -> int | None:
+        return Ledger.read(self._reader()).bounds.max_entries
+
     def stats(self) -> CacheStats:
         """Figures of this cache."""
-        ledger = Ledger.read(self._reader())
         hits, misses = self._usage.counted()
+        ledger = Ledger.read(self._reader())
         counted = {
             "entries": ledger.entries,
             "hits": max(ledger.hits + hits, 0),
@@ -257,17 +291,44 @@ def _noting(get: Callable[[bytes], Stored | None], usage: Usage) -> Callable[[by
     return find
 
 
+def _note(usage: Usage, what: bytes | None) -> None:
+    """The same where it is not so hot."""
+    usage.note(what)
+    if len(usage.noted) > usage.patience:
+        _keeper.wake(usage)
+
+
 def _merge_and(txn: Writer, recent: Recent, function: Callable[..., D], *arguments: Any) -> D:
     eviction.merge(txn, recent)
     return function(txn, *arguments)
 
 
-def _tell(location: str, usage: Usage) -> None:
+def _listing(txn: Writer, usage: Usage, evicted: list[Any], function: Callable[..., D], *arguments: Any) -> D:
+    evicted.clear()  # what it listed when it was run before was not committed
+    usage.evicted = evicted
+    return function(txn, *arguments)
+
+
+def _tell(location: str, evicted: Iterable[tuple[str, Any]]) -> None:
     """Log what was evicted; not in a transaction: that runs code of others."""
-    with suppress(IndexError):  # another thread was faster
-        while True:
-            namespace, key = usage.evicted.popleft()
-            _log.debug("evicted %r of namespace %r from the cache at %r", key, namespace, location)
+    for namespace, key in evicted:
+        _log.debug("evicted %r of namespace %r from the cache at %r", key, namespace, location)
+
+
+class _TellingUnit(Unit):
+    """A unit of work that logs what was evicted for it, when it is committed."""
+
+    usage: Usage
+
+    def begin(self) -> None:
+        super().begin()
+        self.usage.evicted = []
+
+    def end(self, commit: bool) -> None:
+        evicted = self.usage.evicted
+        super().end(commit)
+        if commit:
+            _tell(self.engine.location, evicted)
 
 
 # What this process uses of each cache it has open
@@ -281,15 +342,23 @@ def _usage_of(engine: Engine) -> Usage:
         return _usages.setdefault(engine, Usage())
 
 
-def _write_down(engine: Engine, usage: Usage) -> None:
-    """Write down a batch of what was read, if there is anything."""
-    if usage.has_any():
-        recent = usage.take()
-        try:
-            engine.transact(eviction.merge, recent)
-        except BaseException:
-            usage.give_back(recent)
-            raise
+def _all_usages() -> list[tuple[Engine, Usage]]:
+    with _usages_lock:  # or it changes while it is copied
+        return list(_usages.items())
+
+
+def _write_down(engine: Engine, usage: Usage) -> bool:
+    """Write down a batch of what was read; whether there was anything."""
+    if not usage.has_any():
+        return False
+    recent = usage.take()
+    try:
+        engine.transact(eviction.merge, recent)
+    except BaseException:
+        usage.give_back(recent)
+        raise
+    usage.settle(recent)
+    return True
 
 
 class _Keeper:
@@ -320,25 +389,25 @@ class _Keeper:
 
     def _keep(self) -> None:
         idle = 0
-        while idle < self._IDLE_ROUNDS:
-            if self._stopped.wait(self._SECONDS):
-                return
-            idle = 0 if self._write_all_down() else idle + 1
-        with self._lock:
-            self._thread = None
-            for usage in list(_usages.values()):
-                usage.patience = 0  # the next note wakes another
+        try:
+            while idle < self._IDLE_ROUNDS and not self._stopped.wait(self._SECONDS):
+                idle = 0 if self._write_all_down() else idle + 1
+        finally:
+            with self._lock:
+                self._thread = None
+                for _, usage in _all_usages():
+                    usage.patience = 0  # the next note wakes another
 
     def _write_all_down(self) -> bool:
-        """Whether anybody has read anything since."""
+        """Whether anybody has read anything since, or anything was written down."""
         is_used = False
-        for engine, usage in list(_usages.items()):
-            is_used = is_used or usage.has_any()
+        for engine, usage in _all_usages():
+            usage.fold()
+            is_used = usage.was_used() or is_used
             if usage.may_write and usage.is_due(self._SECONDS):
                 with suppress(StoreError), engine.kept_open():
                     for _ in range(self._BATCHES):
-                        _write_down(engine, usage)
-            usage.fold()
+                        is_used = _write_down(engine, usage) or is_used
         return is_used
 
     def stop(self) -> None:

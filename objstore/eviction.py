@@ -4,9 +4,10 @@ A cache has two books more than a store.  The *ledger* is one record of its boun
 *meter* is one small record for each record, of how that is used:
 
     0x00 c                                 the ledger, see `Ledger`
-    0x05 hash of the tree key (4), tree key     stored at (8), last used at (8), uses (4)
+    0x05 hash of the tree key (4), tree key     stored at (8), uses (4), last used at (8)
 
-Times are microseconds since 1970.  The meter stands in the order of hashes, so a few neighbours at a random place are
+Times are microseconds since 1970, and the numbers of the meter are big-endian: so the bytes of one are in the order in
+which records go.  The meter stands in the order of hashes, so a few neighbours at a random place are
 a fair sample of everything.  Who needs room takes such a sample, remembers the worst of it beside the worst of those
 before, and evicts the worst of all: what was not used for longest ("lru"), what was used least ("lfu"), or what was
 stored first ("fifo").  So there is no order to keep, and a read need write nothing.
@@ -33,14 +34,14 @@ from objstore.codecs.base import Codec
 from objstore.engines.base import Reader, Stored, Writer
 from objstore.errors import StoreCorrupt, StoreFull
 from objstore.keys import show
-from objstore.record import PLAIN, Packed, key_digest
+from objstore.record import PLAIN_MARK, Packed, key_digest
 from objstore.space import CATALOG, EXPIRES_USED, INITIAL_METERED, METER, Space
 from objstore.usage import Recent, Usage
 
 LEDGER_KEY = b"\x00c"
 
 POLICIES = {"lru": 1, "lfu": 2, "fifo": 3}
-_LFU, _FIFO = POLICIES["lfu"], POLICIES["fifo"]
+_FIFO = POLICIES["fifo"]
 _POLICY_NAMES = {number: name for name, number in POLICIES.items()}
 
 BATCH = 64
@@ -57,7 +58,9 @@ _LARGEST_NODE = 2000
 _NODE_BYTES = 11
 
 _ledger = struct.Struct("<B8Q")
-_use = struct.Struct("<QQI")
+_use = struct.Struct(">QIQ")
+# What of it counts under a policy: what is lowest goes first.
+_RANKS = {1: slice(12, 20), 2: slice(8, 20), 3: slice(0, 8)}
 _MOST_USES = (1 << 32) - 1
 
 _log = logging.getLogger("objstore")
@@ -149,10 +152,11 @@ class Ledger:
         self.policy = POLICIES[bounds.policy] if bounds.policy else self.policy
         return self.bounds != before
 
-    def count(self, size: int, entries: int) -> None:
-        """So much came, or went."""
+    def count(self, size: int, entries: int) -> bool:
+        """So much came, or went; whether that is anything."""
         self.bytes = max(self.bytes + size, 0)
         self.entries = max(self.entries + entries, 0)
+        return bool(size or entries)
 
     def lacks(self, size: int, entries: int) -> bool:
         """Whether so much more is too much."""
@@ -210,12 +214,18 @@ class MeteredSpace(Space):
         grown = size - (0 if old is None else room_for(tree_key, old[1]))
         if ledger.lacks(grown, old is None) and not self._evict(txn, ledger, grown, old is None, keep=tree_key):
             raise NoRoom(grown, old is None)
-        dropped = self._unindex(txn, tree_key, old) if old is not None and old[0][0] != PLAIN else 0
+        dropped = 0 if old is None or old[0][:1] == PLAIN_MARK else self._unindex(txn, tree_key, old)
         txn.put(tree_key, packed)
-        added = self._index(txn, tree_key, expires_at, tags) + self._meter(txn, tree_key)
-        self._keep_books(txn, own=old is None, index=added - dropped, flags=space.used_by(expires_at, tags))
-        ledger.count(grown, old is None)
-        txn.put(LEDGER_KEY, ledger.pack())
+        added = self._index(txn, tree_key, expires_at, tags)
+        if old is None or ledger.policy == _FIFO:
+            added += self._meter(txn, tree_key)
+        else:
+            self.usage.note_write(tree_key)
+        used = space.used_by(expires_at, tags)
+        if added != dropped or old is None or used & ~flags:
+            self._keep_books(txn, own=old is None, index=added - dropped, flags=used)
+        if ledger.count(grown, old is None):
+            txn.put(LEDGER_KEY, ledger.pack())
 
     def put_many(
         self,
@@ -228,11 +238,18 @@ class MeteredSpace(Space):
         sizes = [room_for(tree_key, len(packed)) for tree_key, packed in items]
         for (tree_key, packed), size in zip(items, sizes, strict=True):
             self._check_bound(ledger, tree_key, packed, size)
-        # Room for as much of it as can stay: then each evicts little.
-        size = min(sum(sizes), ledger.max_size or sum(sizes))
-        entries = min(len(items), ledger.max_entries or len(items))
-        if ledger.lacks(size, entries) and not self.make_room(txn, size, entries):
-            raise NoRoom(size, entries)
+        size, entries = sum(sizes), len(items)
+        if ledger.lacks(size, entries):
+            for tree_key, _ in items:
+                old = txn.head(tree_key)
+                if old is not None:  # it gives way to what comes
+                    size -= room_for(tree_key, old[1])
+                    entries -= 1
+            # Room for as much of it as can stay: then each evicts little.
+            size = min(size, ledger.max_size or size)
+            entries = min(entries, ledger.max_entries or entries)
+            if ledger.lacks(size, entries) and not self.make_room(txn, size, entries):
+                raise NoRoom(size, entries)
         patient = self.patient()
         for tree_key, packed in items:
             patient.put(txn, tree_key, packed, expires_at, tags)
@@ -292,7 +309,7 @@ class MeteredSpace(Space):
         if old is None:
             self._keep_books(txn, own=0, index=-metered)
             return False
-        dropped = self._unindex(txn, tree_key, old) if old[0][0] != PLAIN else 0
+        dropped = 0 if old[0][:1] == PLAIN_MARK else self._unindex(txn, tree_key, old)
         txn.delete(tree_key)
         self._keep_books(txn, own=-1, index=-dropped - metered)
         ledger.count(-room_for(tree_key, old[1]), -1)
@@ -301,7 +318,10 @@ class MeteredSpace(Space):
     def _sweep_some(self, txn: Writer) -> None:
         """Remove a little of what has expired, in any namespace."""
         for index_key, _ in txn.get_first(space.EXPIRY, space.expired_until(self.now()), _SWEPT):
-            self._owner(txn, space.expiring(index_key)).sweep(txn, index_key)
+            tree_key = space.expiring(index_key)
+            # What a damaged record left behind may be of a namespace that is no more.
+            owner = self if txn.head(tree_key) is None else self._owner(txn, tree_key)
+            owner.sweep(txn, index_key)
 
     def _owner(self, txn: Reader, tree_key: bytes) -> Self:
         """The space of the namespace to which a record belongs."""
@@ -319,47 +339,56 @@ class MeteredSpace(Space):
         """Note in the meter that a record is stored now; how many entries more that makes."""
         key = _meter_key(tree_key)
         old = txn.get(key)
-        self.usage.fold()
+        if self.usage.noted:
+            self.usage.fold()  # what was read before is older
         uses, _ = self.usage.use_of(tree_key) or (0, 0)
         now = self.usage.tick()
         if old is not None:
-            uses += _read_use(old)[2]
-        txn.put(key, _use.pack(now, now, min(uses + 1, _MOST_USES)))
+            uses += _read_use(old)[1]
+        txn.put(key, _use.pack(now, min(uses + 1, _MOST_USES), now))
         return old is None
 
     def _victim(self, txn: Writer, policy: int, keep: bytes) -> bytes | None:
         """The tree key of what goes next, or None where there is nothing."""
-        worst = self.usage.worst
+        rank, worst = _RANKS[policy], self.usage.worst
         self.usage.remembers = policy != _FIFO
-        self.usage.fold()
-        fresh = {key: stored for key, stored in _sample(txn) if metered(key) != keep}
-        known = {key for _, _, key in worst}
-        worst += [(*_rank(stored, policy), key) for key, stored in fresh.items() if key not in known]
-        worst.sort(reverse=True)
-        del worst[:-_REMEMBERED]
+        if self.usage.noted:
+            self.usage.fold()
+        fresh = _sample(txn)
+        for key, stored in fresh:
+            worst[key] = stored[rank]
+        if len(worst) > 3 * _REMEMBERED:
+            for key in sorted(worst, key=worst.__getitem__)[_REMEMBERED:]:
+                del worst[key]
         while worst:
-            _, _, key = rank = worst.pop()
-            tree_key = metered(key)
-            stored = txn.get(key)
-            if stored is None or tree_key == keep:
+            key = min(worst, key=worst.__getitem__)
+            believed, tree_key = worst.pop(key), metered(key)
+            found = txn.get(key)
+            if found is None or tree_key == keep:
                 continue
             used = self.usage.use_of(tree_key)
             if used is not None:
-                stored = _used(stored, *used)
-                txn.put(key, stored)
-            if (*_rank(stored, policy), key) == rank:
+                found = _used(found, *used)
+                txn.put(key, found)
+            if found[rank] == believed:
                 return tree_key
-            worst.append((*_rank(stored, policy), key))  # it was used since
-            worst.sort(reverse=True)
-        return None
+            worst[key] = found[rank]  # it was used since
+        return next(
+            (metered(key) for key, _ in fresh if metered(key) != keep), None
+        )  # all that was remembered has gone
 
 
-def rebound(txn: Writer, bounds: Bounds) -> bool:
-    """Take over these bounds; whether the cache holds too much for them."""
+def would_change(txn: Reader, bounds: Bounds) -> bool:
+    """Whether these bounds are other ones than are recorded, or the cache holds too much."""
+    ledger = Ledger.read(txn)
+    return ledger.rebound(bounds) or ledger.lacks(0, 0)
+
+
+def rebound(txn: Writer, bounds: Bounds) -> None:
+    """Take over these bounds."""
     ledger = Ledger.read(txn)
     if ledger.rebound(bounds):
         txn.put(LEDGER_KEY, ledger.pack())
-    return ledger.lacks(0, 0)
 
 
 def merge(txn: Writer, recent: Recent) -> None:
@@ -406,7 +435,7 @@ def _sample(txn: Writer) -> Iterable[tuple[bytes, bytes]]:
 
 
 def _read_use(stored: bytes) -> tuple[int, int, int]:
-    """When a record was stored and last used, and how often."""
+    """When a record was stored, how often it was used, and when last."""
     try:
         return _use.unpack(stored)
     except struct.error:  # damaged: it goes first
@@ -414,13 +443,5 @@ def _read_use(stored: bytes) -> tuple[int, int, int]:
 
 
 def _used(stored: bytes, uses: int, last: int) -> bytes:
-    stored_at, used_at, before = _read_use(stored)
-    return _use.pack(stored_at, max(used_at, last), min(before + uses, _MOST_USES))
-
-
-def _rank(stored: bytes, policy: int) -> tuple[int, int]:
-    """What has the lowest rank goes first."""
-    stored_at, used_at, uses = _read_use(stored)
-    if policy == _LFU:
-        return uses, used_at
-    return (stored_at if policy == _FIFO else used_at), 0
+    stored_at, before, used_at = _read_use(stored)
+    return _use.pack(stored_at, min(before + uses, _MOST_USES), max(used_at, last))

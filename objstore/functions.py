@@ -163,7 +163,7 @@ def _version_text(function: Any, version: Any, key: Any) -> str:
     try:
         return text_of(version)
     except NotKeyable as exc:
-        raise TypeError(f"version {version!r} of {_shown(function)} cannot be part of a key: {exc}") from exc
+        raise TypeError(f"version {version!r} of {_shown(function)}() cannot be part of a key: {exc}") from exc
 
 
 def _sources(sought: Any, key: Any) -> str | None:

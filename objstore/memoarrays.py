@@ -24,7 +24,8 @@ Text = Callable[[Any], str]
 """Gives the text of a value that is part of another; TypeError where it has none."""
 
 DIGEST_BYTES = 20
-_PIECE_BYTES = 1 << 19  # fits the caches of a core, so that what was just copied is digested from there
+_TILE = 128  # columns
+_PIECE_BYTES = 1 << 20  # fits the caches of a core, so that what was just copied is digested from there
 _OF_NUMPY = ("NumpyExtensionArray", "PandasArray")
 _DATETIMES = ("DatetimeArray", "TimedeltaArray", "PeriodArray")
 
@@ -35,10 +36,19 @@ class NotKeyable(TypeError):
     def __init__(self, kind: type, reason: str) -> None:
         super().__init__(f"an object of type {kind.__module__}.{kind.__qualname__} has no stable key: {reason}")
         self.kind = kind
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type, tuple[type, str]]:
+        return type(self), (self.kind, self.reason)
 
 
-def content_digest(*pieces: Any) -> str:
+def content_digest(content: Any) -> str:
     """The digest of bytes, in hexadecimal."""
+    return blake2b(content, digest_size=DIGEST_BYTES).hexdigest()
+
+
+def _digest_of_pieces(pieces: Iterator[Any]) -> str:
+    """The same of bytes that come in pieces, each of which is good until the next one is asked for."""
     digest = blake2b(digest_size=DIGEST_BYTES)
     for piece in pieces:
         digest.update(piece)
@@ -103,7 +113,7 @@ def _content(value: Any, text: Text) -> str:
         return f"<{' '.join(_content(value[name], text) for name in kind.names)}>"
     if kind.hasobject:
         return text(value.reshape(-1).tolist())
-    return content_digest(*_pieces(value)) if value.nbytes else content_digest()
+    return _digest_of_pieces(_pieces(value)) if value.nbytes else content_digest(b"")
 
 
 def _is_gapless(kind: Any) -> bool:
@@ -131,16 +141,29 @@ def _pieces(value: Any) -> Iterator[Any]:
         yield from _copied_pieces(value)
 
 
-def _copied_pieces(value: Any) -> Iterator[bytes]:
+def _copied_pieces(value: Any) -> Iterator[Any]:
+    """The same from an array that lies otherwise: copies of some rows at a time, all into one buffer."""
     rows = value.shape[0]
-    at_once = rows * _PIECE_BYTES // value.nbytes
-    if at_once or value.ndim == 1:
-        step = max(at_once, 1)
-        for first in range(0, rows, step):
-            yield value[first : first + step].tobytes()
-    else:
+    at_once = min(rows, rows * _PIECE_BYTES // value.nbytes)
+    if not at_once and value.ndim > 1:
         for row in value:
-            yield from _copied_pieces(row)
+            yield from _pieces(row)
+        return
+    step = max(at_once, 1)
+    buffer = sys.modules["numpy"].empty((step, *value.shape[1:]), value.dtype)
+    for first in range(0, rows, step):
+        some = value[first : first + step]
+        copy = buffer[: len(some)]
+        for columns in _tiles(value):
+            copy[columns] = some[columns]
+        yield copy.reshape(-1).view("u1")
+
+
+def _tiles(value: Any) -> list[Any]:
+    """In which parts to copy: few columns at a time where each of them lies far from the next."""
+    if value.ndim == 1 or abs(value.strides[-1]) <= abs(value.strides[-2]):
+        return [...]
+    return [(..., slice(first, first + _TILE)) for first in range(0, value.shape[-1], _TILE)]
 
 
 def _without_padding(value: Any) -> Any:

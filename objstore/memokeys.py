@@ -31,7 +31,7 @@ to come, so the text is a promise: DO NOT CHANGE what is written for a value; ad
     re.Pattern                 <Pattern TEXT FLAGS>
     functions, classes         <function NAME>  <class NAME>; in __main__ <... NAME DIGEST OF THE SOURCE>
     methods of C types         <method CLASS NAME>
-    bound methods, partials    <bound OBJECT FUNCTION>  <partial FUNCTION TUPLE DICT>
+    bound methods, partials    <bound OBJECT FUNCTION>, in C <bound OBJECT NAME>  <partial FUNCTION TUPLE DICT>
     NumPy, pandas              see `memoarrays`
     what was registered        <registered CLASS VALUE>
 
@@ -39,8 +39,10 @@ A class or a function is named 'module:qualified.name', quoted.  Every text that
 by `ascii`, so it can pass for nothing else, and the whole is ASCII: `repr` would depend on the version of
 Unicode that an interpreter has.
 
-The key is the BLAKE2b digest, 20 bytes, of a salt and the text of the tuple of arguments; with no key known,
-nobody finds two values of one key in less than 2**80 attempts.  The salt holds the version of this format.
+The key is the BLAKE2b digest, 20 bytes, of a salt and the text of the tuple of arguments: arguments may come
+from strangers, who would need 2**80 attempts to find two values of one key.  The same digest stands for what is long.
+On most machines it is the fastest of its kind that Python has everywhere; SHA-256 needs instructions of its own
+for that.  The salt holds the version of this format.
 
 Most arguments are a few short numbers and texts.  What stands in the first lines of the table is what
 `ascii` writes of a tuple, in one call.
@@ -87,6 +89,8 @@ FORMAT = 1
 LONG = 1_000  # characters of a text that is written as itself, and bytes
 _LONG_INT = 1 << 2_000  # the first one in hexadecimal: Python may be set to write no more than 640 digits
 _MINUS_LONG_INT = -_LONG_INT
+
+_MADE_BY_CLASS = 1 << 9  # a flag of types that Python calls heap types; others keep state where none of it is seen
 
 _DEEPEST = 100  # fixed, so that what has a key does not depend on how deep in the stack one asks
 
@@ -184,10 +188,11 @@ def _find_writer(kind: type, registered: dict[type, Callable[[Any], Any]]) -> Wr
         return _namedtuple
     if issubclass(kind, tzinfo) and _library(kind) == "pytz":
         return _pytz
-    for base in kind.__mro__:
-        if base in _EXACT or (_library(base), base.__name__) in _BY_NAME:
-            return _refuse(f"it may hold more than the {base.__qualname__} that it is")
     names = _field_names(kind)
+    for base in kind.__mro__[:-1]:
+        hidden = names is not None and _library(base) != "msgspec" and not base.__flags__ & _MADE_BY_CLASS
+        if hidden or base in _EXACT or (_library(base), base.__name__) in _BY_NAME:
+            return _refuse(f"it may hold more than the {base.__qualname__} that it is")
     return _other if names is None else _object(kind, names)
 
 

@@ -24,10 +24,13 @@ from collections.abc import Iterator
 from functools import lru_cache
 from types import CodeType, FunctionType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 _FUTURE = __future__.annotations.compiler_flag  # the one import from the future that still changes code
 _LONG_INT_BITS = 2_000  # Python may refuse to write the decimal digits of longer ones
 _PLAIN = {type(None), bool, float, complex, str, bytes, type(...)}
+
+_texts: WeakKeyDictionary[FunctionType, tuple[CodeType, str]] = WeakKeyDictionary()
 
 # What a class has of its own without having been written into it, or what only describes it.
 _DESCRIPTIONS = {
@@ -47,8 +50,12 @@ _DESCRIPTIONS = {
 
 def function_text(function: FunctionType) -> str:
     """The source of a Python function where that can be believed, else its byte code and constants."""
-    source = _source(function)
-    return f"code {code_text(function.__code__)}" if source is None else f"source {source}"
+    code, text = _texts.get(function, (None, ""))
+    if code is not function.__code__:
+        code, source = function.__code__, _source(function)
+        text = f"code {code_text(code)}" if source is None else f"source {source}"
+        _texts[function] = code, text
+    return text
 
 
 def class_text(kind: type) -> str:

@@ -26,7 +26,8 @@ from objstore.codecs.table import codec_of
 from objstore.engines import connect, path_of
 from objstore.engines.base import IDENTITY_KEY, Activity, Engine, Held, Progress, Reader, Stored, Writer
 from objstore.errors import ReadOnlyStore, StoreClosed, UnsupportedOperation
-from objstore.mapping import DEFAULT, TTL, Writable, pairs
+from objstore.mapping import DEFAULT, TTL, pairs
+from objstore.memoize import Computing
 from objstore.record import LARGE, PLAIN
 from objstore.rekeying import RekeyReport, rekey
 from objstore.space import (
@@ -81,7 +82,7 @@ class Stats:
     format: int
 
 
-class Store(Writable[K, V]):
+class Store(Computing[K, V]):
     """A dictionary on disk: ordered, transactional, safe between threads and processes.
 
     `location`: a path, or a URL: `lmdb:///absolute/path`, `memory://` (new each time), `memory://name`.
@@ -407,6 +408,9 @@ class Store(Writable[K, V]):
         self._children = [child for child in self._children if child() is not None]
         self._children.append(weakref.ref(store))
         return store
+
+    def _belonging(self, what: str) -> Self:
+        return self._handle_of(self._space.belonging(what))
 
     def _of_handle(self, other: Store[Any, Any]) -> None:
         """Take over what another handle of the same store was given."""

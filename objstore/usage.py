@@ -31,6 +31,9 @@ class Recent(NamedTuple):
 EXPIRED = object()
 """Noted behind a hit that was none, because the record had expired."""
 
+WRITTEN = object()
+"""Noted behind a use that was no hit, because the record was stored."""
+
 
 class Usage:
     """What one process has used of a cache, and has not written down yet.
@@ -43,10 +46,8 @@ class Usage:
         self.noted: deque[Any] = deque()
         self.note: Callable[[Any], None] = self.noted.append
         self.clock: Callable[[], float] = time.time
-        self.evicted: deque[Any] = deque()  # keys, where somebody wants to read of them
-        self.worst: list[
-            tuple[int, int, bytes]
-        ] = []  # of former samples: ranks, and keys of the meter; the writer has it
+        self.evicted: list[Any] = []  # namespaces and keys, where somebody wants to read of them; the writer has it
+        self.worst: dict[bytes, bytes] = {}  # of former samples: keys of the meter, and ranks; the writer has it
         self.may_write = False  # whether any handle of the process may
         self.remembers = True  # which records were read, and not only how many
         self.reset()
@@ -56,12 +57,14 @@ class Usage:
         self._lock = threading.Lock()
         self._last = 0
         self.noted.clear()
-        self.evicted.clear()
+        self.evicted = []
         self.worst.clear()
         self._uses = Counter[Any]()
         self._last_use: dict[Any, int] = {}
         self._hits = self._misses = 0
+        self._hits_taken = self._misses_taken = 0  # and not settled
         self._next_merge = 0.0
+        self._folded = self._folded_before = 0
         self.patience = 0  # how many notes may lie unread
 
     def tick(self, ticks: int = 1) -> int:
@@ -72,6 +75,10 @@ class Usage:
         first = max(int(self.clock() * 1_000_000), self._last + 1)
         self._last = first + ticks - 1
         return first
+
+    def note_write(self, tree_key: bytes) -> None:
+        """A record was stored in the place of another, which is a use of it, and no hit."""
+        self.noted.extend((tree_key, WRITTEN))
 
     def fold(self) -> None:
         """Sum up what was noted."""
@@ -87,14 +94,15 @@ class Usage:
             return
         next_note = self.noted.popleft
         noted = [next_note() for _ in range(many)]
+        self._folded += many
         first = self.tick(many)
-        expired, missed = noted.count(EXPIRED), noted.count(None)
-        self._hits += many - missed - 2 * expired
+        expired, missed, written = noted.count(EXPIRED), noted.count(None), noted.count(WRITTEN)
+        self._hits += many - missed - 2 * expired - 2 * written
         self._misses += missed + expired
         if self.remembers:
             self._uses.update(noted)
             self._last_use.update(zip(noted, range(first, first + many), strict=True))
-            for what in (None, EXPIRED):
+            for what in (None, EXPIRED, WRITTEN):
                 self._uses.pop(what, None)
                 self._last_use.pop(what, None)
             if len(self._uses) > _MOST_RECENT:
@@ -109,35 +117,55 @@ class Usage:
         """Hits and misses that are not in the ledger yet."""
         with self._lock:
             self._fold()
-            return self._hits, self._misses
+            return self._hits + self._hits_taken, self._misses + self._misses_taken
 
     def use_of(self, tree_key: bytes) -> tuple[int, int] | None:
         """Uses of a record, and the last of them, that are not in the meter yet, and are to be written there now."""
-        last = self._last_use.pop(tree_key, None)
-        return None if last is None else (self._uses.pop(tree_key, 0), last)
+        if tree_key not in self._last_use:
+            return None
+        with self._lock:  # others sum up, and take
+            last = self._last_use.pop(tree_key, None)
+            return None if last is None else (self._uses.pop(tree_key, 0), last)
 
     def has_any(self) -> bool:
         """Whether there is anything to write down."""
         return bool(self.noted or self._uses or self._hits or self._misses)
+
+    def was_used(self) -> bool:
+        """Whether anything was summed up since this was asked last."""
+        before, self._folded_before = self._folded_before, self._folded
+        return before != self._folded
 
     def is_due(self, seconds: float = 0.0) -> bool:
         """Whether the next write should take something along: nobody did for so many seconds above the usual."""
         return self.has_any() and time.monotonic() >= self._next_merge + seconds
 
     def take(self) -> Recent:
-        """What the next write takes along; it must be given back if that fails."""
+        """What the next write takes along; it must be settled then, or given back if that fails."""
         with self._lock:
             self._next_merge = time.monotonic() + _MERGE_SECONDS
             self._fold()
             chosen = list(islice(self._last_use, _MERGED))
             uses = {key: (self._uses.pop(key, 0), self._last_use.pop(key)) for key in chosen}
             taken = Recent(self._hits, self._misses, uses)
+            self._hits_taken += self._hits
+            self._misses_taken += self._misses
             self._hits = self._misses = 0
             return taken
+
+    def settle(self, taken: Recent) -> None:
+        """It is written down."""
+        with self._lock:
+            self._settle(taken)
+
+    def _settle(self, taken: Recent) -> None:
+        self._hits_taken -= taken.hits
+        self._misses_taken -= taken.misses
 
     def give_back(self, taken: Recent) -> None:
         """It was not written down after all."""
         with self._lock:
+            self._settle(taken)
             self._hits += taken.hits
             self._misses += taken.misses
             for key, (uses, last) in taken.uses.items():

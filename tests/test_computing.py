@@ -15,13 +15,15 @@ from contextlib import suppress
 
 import children
 import pytest
+from contract_engine import writing
 from jobs import Job
 
 from objstore import Store
 from objstore.computing import BUSY, computations_of
+from objstore.flights import here
 
 # How long anything may take before it is said to hang.
-LONG = 20
+LONG = 10
 
 
 @pytest.fixture
@@ -119,14 +121,22 @@ def until(condition):
         time.sleep(0.001)
 
 
+def in_time(call):
+    """What a call gives or raises, in a thread of its own under a time limit."""
+    (result,) = InThreads(call).outcomes()
+    if isinstance(result, BaseException):
+        raise result
+    return result
+
+
 def within(coroutine):
-    """Run a coroutine in a loop of its own, under a time limit."""
+    """The same of a coroutine, in a loop of its own."""
 
     async def limited():
         async with asyncio.timeout(LONG):
             return await coroutine
 
-    return asyncio.run(limited())
+    return in_time(lambda: asyncio.run(limited()))
 
 
 class TestThreads:
@@ -215,12 +225,35 @@ class TestThreads:
         compute = Counted()
         leader = InThreads(lambda: computations.run(Job(engine, "name", compute), wait=False))
         assert compute.began.wait(LONG)
-        assert computations.run(Job(engine, "name", compute), wait=False) is BUSY
+        assert in_time(lambda: computations.run(Job(engine, "name", compute), wait=False)) is BUSY
         assert within(computations.run_async(Job(engine, "name", compute.as_task), wait=False)) is BUSY
         compute.may_end.set()
         assert leader.outcomes() == [b"result"]
         assert computations.run(Job(engine, "name", compute), wait=False) == b"result"
         assert compute.calls == 1
+
+    def test_inside_a_transaction_nobody_waits_or_stores(self, engine, computations):
+        """Whoever computes would wait for the end of the transaction, to store."""
+        compute = Counted()
+        leader = InThreads(lambda: computations.run(Job(engine, "name", compute)))
+        assert compute.began.wait(LONG)
+
+        async def mine():
+            return "mine"
+
+        def in_transaction():
+            with writing(engine):
+                compute.may_end.set()
+                return [
+                    computations.run(Job(engine, "name", lambda: "mine")),
+                    computations.run(Job(engine, "other", lambda: "mine")),
+                    asyncio.run(computations.run_async(Job(engine, "name", mine))),
+                    asyncio.run(computations.run_async(Job(engine, "other", mine))),
+                ]
+
+        assert in_time(in_transaction) == ["mine"] * 4
+        assert leader.outcomes() == [b"result"]
+        assert outcome(Job(engine, "other", None).look).args == (b"other",)  # a KeyError
 
     def test_who_waits_and_is_interrupted_waits_no_more(self, engine, computations):
         """In the main thread of another process: a signal comes while it waits."""
@@ -241,10 +274,14 @@ class TestThreads:
     def test_a_leader_who_vanishes_without_a_word_is_missed(self, engine, computations):
         """As one who is interrupted before he can say anything."""
         compute = Counted()
-        gone = computations._board(b"name", type("", (), {})(), None)
-        assert gone.is_over()
+        leader = type("Leader", (), {})()
+        gone = computations._board(b"name", leader, None)
+        thread = InThreads(lambda: computations.run(Job(engine, "name", compute)))
+        until(lambda: waiters(computations, b"name") == 1)
+        assert not gone.is_over()
+        del leader
         compute.may_end.set()
-        assert computations.run(Job(engine, "name", compute)) == b"result"
+        assert thread.outcomes() == [b"result"]
 
 
 class TestTasks:
@@ -278,11 +315,11 @@ class TestTasks:
         assert within(main()) == [error] * 10
 
     def test_the_loop_is_not_blocked_by_those_who_wait_or_store(self, engine, computations):
-        compute = Counted()
+        compute, loop_thread = Counted(), []
 
         class Slow(Job):
             def look(self):
-                assert threading.current_thread() is not threading.main_thread()
+                assert threading.get_ident() != loop_thread[0]
                 return super().look()
 
             keep_thread = None
@@ -292,6 +329,7 @@ class TestTasks:
                 return super().keep(result)
 
         async def main():
+            loop_thread.append(threading.get_ident())
             thread = InThreads(lambda: computations.run(Job(engine, "name", compute)))
             assert compute.began.wait(LONG)
             waiting = [
@@ -465,7 +503,7 @@ class TestCallsInsideOfCalls:
 
             return computations.run(Job(engine, f"fib {number}", make))
 
-        assert fib(30) == 832040
+        assert in_time(lambda: fib(30)) == 832040
         assert sorted(calls) == list(range(31))
 
     def test_recursion_of_coroutine_functions(self, engine, computations):
@@ -491,9 +529,9 @@ class TestCallsInsideOfCalls:
         def call():
             return computations.run(Job(engine, "name", make))
 
-        assert call() == 1
+        assert in_time(call) == 1
         assert len(depth) == 3
-        assert call() == 1
+        assert in_time(call) == 1
         assert len(depth) == 3
 
     def test_two_that_call_each_other_in_two_threads(self, engine, computations):
@@ -646,7 +684,7 @@ class TestTheClaim:
 
     def test_who_does_not_wait_is_told(self, engine, computations):
         claim = engine.claim(b"name")
-        assert computations.run(Job(engine, "name", None), wait=False) is BUSY
+        assert in_time(lambda: computations.run(Job(engine, "name", None), wait=False)) is BUSY
         assert within(computations.run_async(Job(engine, "name", None), wait=False)) is BUSY
         claim.release()
         assert computations.run(Job(engine, "name", lambda: 1), wait=False) == 1
@@ -663,12 +701,11 @@ class TestTheClaim:
 
             return await computations.run_async(Job(engine, "inner 2", inner))
 
-        assert computations.run(Job(engine, "outer", outer)) == "inner"
+        assert in_time(lambda: computations.run(Job(engine, "outer", outer))) == "inner"
         claim = claim, engine.claim(b"inner 2")
         assert within(computations.run_async(Job(engine, "outer 2", outer_async))) == "inner"
 
     def test_inside_a_computation_nobody_waits_for_one_who_waits_for_it(self, engine, computations):
-        """Neither one who comes later, nor one who was there before."""
         claim = engine.claim(b"inner")
         outside = InThreads(lambda: computations.run(Job(engine, "inner", lambda: "outside")))
         until(lambda: "objstore-lookout" in thread_names())
@@ -682,10 +719,42 @@ class TestTheClaim:
 
             return await computations.run_async(Job(engine, "inner", inner), look_first=False)
 
-        assert computations.run(Job(engine, "outer", outer)) == "inside"
+        assert in_time(lambda: computations.run(Job(engine, "outer", outer))) == "inside"
         assert within(computations.run_async(Job(engine, "outer 2", outer_async))) == "inside"
         claim.release()
         assert outside.outcomes() == ["inside"]  # it was stored meanwhile
+
+    def test_inside_a_computation_one_who_waits_already_goes_on_when_the_other_must_wait(
+        self, engine, computations, monkeypatch
+    ):
+        may_claim = threading.Event()
+        claim, plain = engine.claim(b"inner"), type(engine).claim
+
+        def slow(self, name):
+            assert name != b"inner" or may_claim.wait(LONG)
+            return plain(self, name)
+
+        monkeypatch.setattr(type(engine), "claim", slow)
+
+        def inner():
+            return computations.run(Job(engine, "inner", lambda: "inside", stores=False))
+
+        async def inner_async():
+            async def make():
+                return "inside"
+
+            return await computations.run_async(Job(engine, "inner", make, stores=False))
+
+        threads = InThreads(
+            lambda: computations.run(Job(engine, "inner", lambda: "outside")),
+            lambda: computations.run(Job(engine, "outer", inner)),
+            lambda: asyncio.run(computations.run_async(Job(engine, "outer 2", inner_async))),
+        )
+        until(lambda: waiters(computations, b"inner") == 2)
+        may_claim.set()
+        until(lambda: waiters(computations, b"inner") == 0)
+        claim.release()
+        assert threads.outcomes() == ["outside", "inside", "inside"]
 
     def test_one_thread_looks_out_for_fifty(self, engine, computations):
         claims = [engine.claim(b"%d" % number) for number in range(50)]
@@ -731,6 +800,4 @@ class TestTheClaim:
 
 
 def computations_lookout():
-    from objstore import computing
-
-    return computing._here.lookout
+    return here.lookout

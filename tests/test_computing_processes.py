@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import time
+from collections import Counter
 from contextlib import ExitStack, contextmanager
 
 import pytest
@@ -23,7 +24,7 @@ from objstore.computing import computations_of
 ROUNDS = int(os.environ.get("OBJSTORE_COMPUTING_ROUNDS", 2))
 
 # Seconds that anything may take before it is said to hang.
-LONG = 30
+LONG = 20
 
 # A process that has a store open says "ready", and begins when it is told to.
 PRELUDE = """
@@ -368,20 +369,93 @@ say("ends")
 
 
 def test_it_works_while_the_interpreter_ends(path, journal):
+    """Some versions of Python begin no thread then, so nobody looks out, and it computes beside the claim."""
     code = """
 import atexit
 
 @atexit.register
 def last():
     say(computations.run(Job(engine, "last", lambda: "computed")))
+    async def make():
+        return "awaited"
+    say(asyncio.run(computations.run_async(Job(engine, "async", make))))
     claim = engine.claim(b"name")
-    say(computations.run(Job(engine, "name", lambda: "beside it"))) if sys.version_info >= (3, 12) else say("beside it")
+    may_end.set()
+    taken.append(claim)
+    del claim
+    say(computations.run(Job(engine, "name", lambda: "late")))
 
-store.close = None  # it closes with the interpreter
+taken = []
+may_end = threading.Event()
+
+def release_later():
+    may_end.wait()
+    time.sleep(0.1)
+    taken.pop().release()
+
+threading.Thread(target=release_later, daemon=True).start()
 """
     with processes(code, 1, path, journal) as started:
         tell(*started)
-        assert ended(*started) == ["computed", "beside", "it"]
+        assert ended(*started) == ["computed", "awaited", "late"]
+
+
+INTERRUPTED = """
+import gc
+
+def make():
+    return sum(range(200))
+
+def call(name):
+    return computations.run(Job(engine, name, make, stores=False), wait=name != "1")
+
+def in_thread():
+    while not is_over:
+        for name in "0", "1", "2":
+            assert call(name) in (19900, BUSY)
+    ended.append(None)
+
+def interrupt(*_):
+    global may_interrupt
+    if may_interrupt:
+        may_interrupt = False
+        raise KeyboardInterrupt
+
+is_over, ended, times, may_interrupt = False, [], 0, False
+sys.unraisablehook = lambda _: None  # some come while a claim is dropped
+signal.signal(signal.SIGALRM, interrupt)
+rng = random.Random(int(sys.argv[3]))
+threads = [threading.Thread(target=in_thread) for _ in range(2)]
+for thread in threads:
+    thread.start()
+sys.setswitchinterval(0.0001)
+until = time.monotonic() + float(sys.argv[4])
+while time.monotonic() < until:
+    try:
+        may_interrupt = True
+        signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.00001, 0.002))
+        for _ in range(1000):
+            assert call(rng.choice("012")) in (19900, BUSY)
+        may_interrupt = False
+    except KeyboardInterrupt:
+        times += 1
+signal.setitimer(signal.ITIMER_REAL, 0)
+is_over = True
+for thread in threads:
+    thread.join(20)
+assert len(ended) == 2, "a thread hangs"
+gc.collect()
+for name in "0", "1", "2":
+    assert computations.run(Job(engine, name, make, stores=False), wait=False) == 19900, name
+assert times > 10, times
+say("ended")
+"""
+
+
+def test_whoever_is_interrupted_anywhere_leaves_nobody_waiting(path, journal, seed):
+    with processes(INTERRUPTED, 1, path, journal, seed, min(0.5 * ROUNDS, 60)) as started:
+        tell(*started)
+        assert ended(*started) == ["ended"]
 
 
 # Random programs
@@ -392,11 +466,12 @@ class Programs:
     def __init__(self, seed):
         rng = random.Random(seed)
         self.names = [f"{number}" for number in range(12)]
+        self.outer = self.names[:3]  # which nobody calls from inside, so they are computed once
         # Whom each calls, of all others: in circles, too.
-        self.inner = {name: rng.sample(self.names, rng.choice((0, 0, 1, 2, 3))) for name in self.names}
+        self.inner = {name: rng.sample(self.names[3:], rng.choice((0, 0, 1, 2, 3))) for name in self.names}
         self.pause = {name: rng.random() * 0.02 for name in self.names}
-        self.fails = {name for name in self.names if rng.random() < 0.15}
-        self.is_lost = {name for name in self.names if rng.random() < 0.15}
+        self.fails = {name for name in self.names if rng.random() < 0.15} - set(self.outer)
+        self.is_lost = {name for name in self.names if rng.random() < 0.15} - set(self.outer)
 
     def job(self, name, make):
         return Job(engine, name, make, stores=name not in self.is_lost)
@@ -453,7 +528,8 @@ def in_thread(names):
 
 def in_loop(names, cancels):
     async def main():
-        tasks = [asyncio.create_task(programs.call_async(name)) for name in names]
+        mine = [name for name in names if not cancels or name not in programs.outer]
+        tasks = [asyncio.create_task(programs.call_async(name)) for name in mine]
         if cancels:
             await asyncio.sleep(rng.random() * 0.05)
             for task in tasks[::3]:
@@ -492,6 +568,8 @@ def test_random_programs_end(place, tmp_path, rng, number):
             killed.kill()
         for process in started:
             assert ended(process) == ["ended:6"]
+    times = Counter(Journal(journal).lines())
+    assert all(times[name] <= 1 + (killed is not None) for name in ("0", "1", "2")), times
     with Store(path) as store:
         computations = computations_of(store._engine)
         for name in range(12):

@@ -16,7 +16,6 @@ PACKAGE = Path(objstore.__file__).parent
 
 NOT_BUILT_YET = {
     "engines.redis",
-    "memoize",
     "adapters*",
 }
 
@@ -57,6 +56,8 @@ STRATA = [
     "views",
     "mapping",
     "transaction",
+    "lookout",
+    "flights",
     "computing",
     "memoize",
     "store",

@@ -1,0 +1,564 @@
+"""Memoize: results of functions, kept in a store.
+
+A call becomes a key (`functions`, `memokeys`), and its result an item in a namespace that belongs to the store and to
+this function alone.  A hit is a key and a look.  On a miss one computes, and all others wait for it (`computing`).
+
+This room is about what is kept, for how long, and what is served:
+
+* A result is *fresh* until its ttl ends.  With `stale` it is kept so much longer, and served meanwhile to all but the
+  one who refreshes it.
+* An error that is to be remembered is an item beside, under the key with a "!" behind it; a result ends it.
+* What cannot be read any more (its class is gone, its bytes are damaged) is computed again, and the log says so.  What
+  somebody has forged is refused.
+* What was not stored, or the error, is left for those who wait in other processes, in a namespace of the library's own,
+  for a minute.
+
+`Computing` is what a store gets from here: `memoize` and `get_or_compute`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from datetime import timedelta
+from functools import partial, update_wrapper
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
+from itertools import count
+from threading import Lock
+from typing import (
+    Any,
+    Concatenate,
+    Generic,
+    NamedTuple,
+    ParamSpec,
+    Protocol,
+    Self,
+    TypeVar,
+    cast,
+    overload,
+)
+
+from objstore.computing import BUSY, computations_of, now, off_loop
+from objstore.engines.base import Engine
+from objstore.errors import CorruptRecord, DecodeError, EncodeError, StoreFull
+from objstore.functions import KeyMaker, key_maker, name_of
+from objstore.mapping import DEFAULT, TTL, Writable
+from objstore.space import check_tags, expires_at
+
+K = TypeVar("K")
+V = TypeVar("V")
+T = TypeVar("T")
+R = TypeVar("R")
+S = TypeVar("S")
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+
+_log = logging.getLogger("objstore")
+
+_ERROR = b"!"  # behind the key of a call: an error that is remembered
+_LEFT = "left"
+_LEFT_SECONDS = 60.0
+
+
+class CacheInfo(NamedTuple):
+    """How a memoized function does, in the terms of `functools.lru_cache`."""
+
+    hits: int
+    """Calls of this process that were served from the store."""
+    misses: int
+    """Calls of this process that had to be computed, or waited for somebody who did."""
+    maxsize: int | None
+    """How many entries its cache may hold, of all functions; None is no such bound."""
+    currsize: int
+    """Results that are kept, of all processes; remembered errors and former versions are among them."""
+
+
+class Memoized(Protocol[P, R]):
+    """A memoized function: called as before, with these beside."""
+
+    __wrapped__: Callable[P, R]
+    """The function as it was, which computes each time."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """The result of the call: as it is kept, or else computed and kept."""
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self: Memoized[Concatenate[S, Q], R], instance: S, owner: type | None = None) -> Callable[Q, R]: ...
+
+    def cache_info(self) -> CacheInfo:
+        """Hits and misses of this process, and how much is kept."""
+
+    def cache_clear(self) -> None:
+        """Forget all results of this function, of all versions, and count anew."""
+
+    def cache_key(self, *args: P.args, **kwargs: P.kwargs) -> bytes:
+        """What this call is kept under: 20 bytes."""
+
+    def cache_contains(self, *args: P.args, **kwargs: P.kwargs) -> bool:
+        """Whether this call would be served without a computation, a stale result or a remembered error too."""
+
+    def cache_delete(self, *args: P.args, **kwargs: P.kwargs) -> bool:
+        """Forget the result of this call; whether there was one."""
+
+    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Compute this call now, and keep that in the place of what was kept."""
+
+
+class Rules(NamedTuple):
+    """What is kept of a function, and for how long."""
+
+    what: str
+    """The name of what is computed, for messages."""
+    ttl: Any = DEFAULT
+    tags: tuple[str, ...] = ()
+    stale: float = 0.0  # seconds
+    exceptions: tuple[type[Exception], ...] = ()
+    store_if: Callable[[Any], object] | None = None
+
+    def ttl_of(self, result: Any, default: TTL) -> TTL:
+        """For how long a result is to be kept: None is for ever, and zero or less not at all."""
+        ttl = self.ttl(result) if callable(self.ttl) else self.ttl
+        ttl = default if ttl is DEFAULT else ttl
+        if ttl is None:
+            return None
+        return (ttl.total_seconds() if isinstance(ttl, timedelta) else ttl) + self.stale
+
+
+class _Raised(NamedTuple):
+    """Stands for a result where an error is remembered."""
+
+    error: Exception
+
+
+class _Job(Generic[T]):
+    """One call: how its result is found, computed and stored (see `computing.Job`)."""
+
+    def __init__(self, results: Computing[Any, Any], key: Any, rules: Rules, make: Callable[[], T]) -> None:
+        self.name = results._space.tree_key(key)
+        self._results = results
+        self._key = key
+        self._rules = rules
+        self._compute = make
+
+    def make(self) -> T | _Raised:
+        try:
+            return self._compute()
+        except self._rules.exceptions as exc:
+            return _Raised(exc)
+
+    def look(self) -> T | _Raised:
+        found, is_fresh = self._results._recall(self._key, self._rules)
+        if not is_fresh:
+            raise KeyError(self._key)
+        return cast("T | _Raised", found)
+
+    def keep(self, result: T | _Raised) -> bool:
+        return self._results._keep(self._key, result, self._rules)
+
+    def leave(self, result: T | _Raised | None, error: Exception | None) -> None:
+        self._results._belonging(_LEFT).set(self.name, (now(), result, error), ttl=_LEFT_SECONDS)
+
+    def left(self, since: float) -> tuple[T | _Raised | None, Exception | None] | None:
+        moment, result, error = self._results._belonging(_LEFT).get(self.name, (-1.0, None, None))
+        return (result, error) if moment >= since else None
+
+
+class _AsyncJob(_Job[T]):
+    """The same of a coroutine function."""
+
+    async def make(self) -> T | _Raised:  # type: ignore[override]
+        try:
+            return cast("T", await cast("Awaitable[Any]", self._compute()))
+        except self._rules.exceptions as exc:
+            return _Raised(exc)
+
+
+class _Anew(_Job[T]):
+    """A call that is to be computed, whatever is kept."""
+
+    def look(self) -> T | _Raised:
+        raise KeyError(self._key)
+
+
+class _AnewAsync(_AsyncJob[T], _Anew[T]):
+    """The same of a coroutine function."""
+
+
+class Computing(Writable[K, V]):
+    """What can keep results of computations: one computes, and all others have its result."""
+
+    _engine: Engine
+    _read_only: bool
+
+    # For users
+
+    @overload
+    def get_or_compute(
+        self, key: K, function: Callable[[], Coroutine[Any, Any, T]], *, ttl: Any = DEFAULT, tags: Iterable[str] = ()
+    ) -> Coroutine[Any, Any, T]: ...
+    @overload
+    def get_or_compute(
+        self, key: K, function: Callable[[], T], *, ttl: Any = DEFAULT, tags: Iterable[str] = ()
+    ) -> T: ...
+    def get_or_compute(
+        self, key: K, function: Callable[[], Any], *, ttl: Any = DEFAULT, tags: Iterable[str] = ()
+    ) -> Any:
+        """The value of `key`, after storing what `function()` gives there if it was absent.
+
+        Of all who ask for it at the same time, in all threads, tasks and processes, one computes, and the others wait
+        for the result, or get the error. One who is killed meanwhile is replaced by another. A coroutine function is
+        awaited: `await store.get_or_compute(key, function)`.
+
+        `ttl` is that of `set`, or a function of the result that gives it (zero or less: it is not stored). In a
+        transaction of the same thread, and where the store is open for reading, it is computed and not stored.
+
+        Raises what the function raises, EncodeError, DecodeError, CorruptRecord.
+        """
+        rules = _rules(f"key {key!r}", ttl, tags)
+        if iscoroutinefunction(function):
+            return self._get_or_await(key, function, rules)
+        try:
+            return self[key]
+        except KeyError:
+            return self._compute(_Job(self, key, rules, function))
+
+    @overload
+    def memoize(self, function: Callable[P, T], /) -> Memoized[P, T]: ...
+    @overload
+    def memoize(
+        self,
+        /,
+        *,
+        ttl: Any = DEFAULT,
+        name: str | None = None,
+        version: Any = None,
+        key: Callable[..., Any] | None = None,
+        ignore: Iterable[str] = (),
+        tags: Iterable[str] = (),
+        stale: float | timedelta | None = None,
+        exceptions: Iterable[type[Exception]] | type[Exception] = (),
+        store_if: Callable[[Any], object] | None = None,
+    ) -> _Decorator: ...
+    def memoize(
+        self,
+        function: Any = None,
+        /,
+        *,
+        ttl: Any = DEFAULT,
+        name: str | None = None,
+        version: Any = None,
+        key: Callable[..., Any] | None = None,
+        ignore: Iterable[str] = (),
+        tags: Iterable[str] = (),
+        stale: float | timedelta | None = None,
+        exceptions: Iterable[type[Exception]] | type[Exception] = (),
+        store_if: Callable[[Any], object] | None = None,
+    ) -> Any:
+        """Keep the results of a function: `@store.memoize`, or `@store.memoize(ttl=3600)`.
+
+        For functions, coroutine functions, methods, class methods and static methods. Every spelling of a call has one
+        result, found by the values of its arguments, in all processes and later ones too; of all who make a call at the
+        same time one computes, and the others wait for the result or the error. Each gets a copy of its own.
+
+        `ttl`: seconds or a timedelta, None for ever; or a function of the result that gives it (zero or less: it is
+        not kept). Left out, the default of the store.
+        `name`: what the results are kept under; functions with a name of their own need none.
+        `version`: anything; another one finds no results of former ones. "source" is a digest of the source of the
+        function, and the default in `__main__`.
+        `key`: a function that is called with the same arguments, whose result stands for the call.
+        `ignore`: names of parameters that do not count.
+        `tags`: as in `set`; `delete_tag` of this store forgets the results, too.
+        `stale`: seconds, or a timedelta: for so long after its ttl a result is served on, while one caller computes it
+        anew.
+        `exceptions`: types of errors that are remembered like results.
+        `store_if`: a function of the result: whether it is kept.
+
+        What the function returns must be what the store can hold, else EncodeError is raised. In a transaction of the
+        same thread, and where the store is open for reading, a miss is computed and not kept. Beside the function stand
+        those of `Memoized`.
+
+        Raises TypeError for what is no such function, and for options that make no sense; ValueError for a function
+        without a name of its own.
+        """
+        decorate = partial(
+            self._memoize,
+            name=name,
+            keys_of=partial(key_maker, version=version, key=key, ignore=ignore),
+            rules=_rules("", ttl, tags, stale, exceptions, store_if, self._default_ttl),
+        )
+        return decorate if function is None else decorate(function)
+
+    # How
+
+    def _memoize(self, function: Any, *, name: str | None, keys_of: Callable[[Any], KeyMaker], rules: Rules) -> Any:
+        if isinstance(function, (classmethod, staticmethod)):
+            inner = self._memoize(function.__func__, name=name, keys_of=keys_of, rules=rules)
+            return type(function)(inner)
+        if isgeneratorfunction(function) or isasyncgenfunction(function):
+            raise TypeError(f"{function!r} is a generator, of which nothing can be kept; return a list")
+        rules = rules._replace(what=name_of(function, name))
+        results = self._belonging(f"memo {rules.what}")
+        kept = _Kept(function, keys_of(function), rules, results)
+        return kept.decorate(_awaited(kept) if iscoroutinefunction(function) else _called(kept))
+
+    def _belonging(self, what: str) -> Self:
+        """The handle of something that belongs to this."""
+        raise NotImplementedError
+
+    @property
+    def _most_entries(self) -> int | None:
+        """How many items it may hold, with all that belongs to it."""
+        return None
+
+    async def _get_or_await(self, key: K, function: Callable[[], Any], rules: Rules) -> Any:
+        try:
+            return await off_loop(self.__getitem__, key)
+        except KeyError:
+            return await self._await(_AsyncJob(self, key, rules, function))
+
+    def _compute(self, job: _Job[Any], *, wait: bool = True) -> Any:
+        """The result of a job that was not found; BUSY where somebody computes it, and it is not to wait."""
+        if self._read_only or self._engine.is_writing_here():
+            return _given(job.make())
+        return _given(computations_of(self._engine).run(job, wait=wait, look_first=False))
+
+    async def _await(self, job: _AsyncJob[Any], *, wait: bool = True) -> Any:
+        """The same of a coroutine function."""
+        if self._read_only or self._engine.is_writing_here():
+            return _given(await job.make())
+        return _given(await computations_of(self._engine).run_async(job, wait=wait, look_first=False))
+
+    def _recall(self, key: Any, rules: Rules) -> tuple[Any, bool]:
+        """What is kept under a key, and whether it is fresh.  Raises KeyError."""
+        try:
+            if rules.stale:
+                return self._recall_with_age(key, rules.stale)
+            return self[key], True
+        except KeyError:
+            if not rules.exceptions:
+                raise
+            return _Raised(self[key + _ERROR]), True  # type: ignore[arg-type]
+        except (DecodeError, CorruptRecord) as exc:
+            _log.warning("the result of %s cannot be read, and is computed again: %s", rules.what, exc)
+            raise KeyError(key) from exc
+
+    def _recall_with_age(self, key: Any, stale: float) -> tuple[Any, bool]:
+        space, moment = self._space, self._space.now()
+        tree_key = space.tree_key(key)
+        stored = self._find(tree_key)
+        value = space.value(key, tree_key, stored, moment)
+        assert stored is not None, "else there is no value"
+        found = space.look(tree_key, stored, len(stored), lambda _: stored, moment)
+        expires = None if found is None else found.header.expires_at
+        return value, expires is None or moment < expires - stale * 1_000_000
+
+    def _keep(self, key: Any, result: Any, rules: Rules) -> bool:
+        """Store a result, if it is to be stored; whether it was."""
+        is_error = type(result) is _Raised
+        what = result.error if is_error else result
+        if not is_error and rules.store_if is not None and not rules.store_if(what):
+            return False
+        ttl = rules.ttl_of(what, self._default_ttl)
+        if isinstance(ttl, (int, float)) and ttl <= rules.stale:
+            return False
+        try:
+            self.set(key + _ERROR if is_error else key, what, ttl=ttl, tags=rules.tags)
+        except EncodeError as exc:
+            if is_error:
+                _log.warning("an error of %s cannot be remembered: %s", rules.what, exc)
+                return False
+            raise EncodeError(
+                f"the result of {rules.what} cannot be stored: {exc.__cause__}; return what the store can hold, or "
+                f"leave such results out with store_if",
+                key,
+            ) from exc
+        except StoreFull as exc:
+            exc.add_note(f"It is the result of {rules.what}; leave such results out with store_if.")
+            raise
+        if rules.exceptions and not is_error:
+            self.delete(key + _ERROR)
+        return True
+
+
+class _Decorator(Protocol):
+    """What makes a memoized function of a function."""
+
+    def __call__(self, function: Callable[P, T], /) -> Memoized[P, T]: ...
+
+
+def _given(result: Any) -> Any:
+    """A result as the caller gets it."""
+    if type(result) is _Raised:
+        raise result.error
+    return result
+
+
+class _Tally:
+    """A number that any thread may count up by one, with `add()`."""
+
+    def __init__(self) -> None:
+        self.add = count().__next__
+        self._lock = Lock()
+        self._too_much = 0
+
+    def clear(self) -> None:
+        """Begin at zero again."""
+        self._too_much += int(self)
+
+    def __int__(self) -> int:
+        with self._lock:
+            number = self.add() - self._too_much
+            self._too_much += 1  # this look
+            return number
+
+
+class _Kept(Generic[T]):
+    """A function whose results are kept."""
+
+    def __init__(self, function: Callable[..., T], keys: KeyMaker, rules: Rules, results: Computing[Any, Any]) -> None:
+        self.function = function
+        self.keys = keys
+        self.rules = rules
+        self.results = results
+        self.hits = _Tally()
+        self.misses = _Tally()
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether what is found is always fresh, and what is not found is to be computed."""
+        return not (self.rules.stale or self.rules.exceptions)
+
+    def job(self, kind: type[_Job[Any]], key: bytes, args: Any, kwargs: Any) -> _Job[Any]:
+        """One call."""
+        return kind(self.results, key, self.rules, partial(self.function, *args, **kwargs))
+
+    def decorate(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """`call`, with all that stands beside a memoized function."""
+        update_wrapper(call, self.function)
+        beside: dict[str, Any] = {
+            "cache_info": self.info,
+            "cache_clear": self.clear,
+            "cache_key": self.keys,
+            "cache_contains": self.contains,
+            "cache_delete": self.delete,
+            "refresh": self.refresh_async if iscoroutinefunction(self.function) else self.refresh,
+        }
+        vars(call).update(beside)
+        return call
+
+    def info(self) -> CacheInfo:
+        return CacheInfo(int(self.hits), int(self.misses), self.results._most_entries, len(self.results))
+
+    def clear(self) -> None:
+        self.results.clear()
+        self.hits.clear()
+        self.misses.clear()
+
+    def contains(self, *args: Any, **kwargs: Any) -> bool:
+        try:
+            self.results._recall(self.keys(*args, **kwargs), self.rules)
+        except KeyError:
+            return False
+        return True
+
+    def delete(self, *args: Any, **kwargs: Any) -> bool:
+        key = self.keys(*args, **kwargs)
+        return self.results.delete_many([key, key + _ERROR]) > 0
+
+    def refresh(self, *args: Any, **kwargs: Any) -> Any:
+        return self.results._compute(self.job(_Anew, self.keys(*args, **kwargs), args, kwargs))
+
+    async def refresh_async(self, *args: Any, **kwargs: Any) -> Any:
+        job = self.job(_AnewAsync, self.keys(*args, **kwargs), args, kwargs)
+        return await self.results._await(cast("_AsyncJob[Any]", job))
+
+
+def _called(kept: _Kept[T]) -> Callable[..., T]:
+    """The calls of a function."""
+    keys, results, rules = kept.keys, kept.results, kept.rules
+    hit, miss = kept.hits.add, kept.misses.add
+
+    def compute(key: bytes, args: Any, kwargs: Any) -> Any:
+        miss()
+        return results._compute(kept.job(_Job, key, args, kwargs))
+
+    def answer(key: bytes, args: Any, kwargs: Any) -> Any:
+        try:
+            found, is_fresh = results._recall(key, rules)
+        except KeyError:
+            return compute(key, args, kwargs)
+        if not is_fresh:
+            result = results._compute(kept.job(_Job, key, args, kwargs), wait=False)
+            if result is not BUSY:
+                miss()
+                return result
+        hit()
+        return _given(found)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return answer(keys(*args, **kwargs), args, kwargs)
+
+    def plain_call(*args: Any, **kwargs: Any) -> Any:
+        key = keys(*args, **kwargs)
+        try:
+            value = results[key]
+        except KeyError:
+            return compute(key, args, kwargs)
+        except (DecodeError, CorruptRecord):
+            return answer(key, args, kwargs)
+        hit()
+        return value
+
+    return plain_call if kept.is_plain else call
+
+
+def _awaited(kept: _Kept[T]) -> Callable[..., Any]:
+    """The calls of a coroutine function."""
+    keys, results, rules = kept.keys, kept.results, kept.rules
+    hit, miss = kept.hits.add, kept.misses.add
+
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        key = keys(*args, **kwargs)
+        job = cast("_AsyncJob[Any]", kept.job(_AsyncJob, key, args, kwargs))
+        try:
+            found, is_fresh = await off_loop(results._recall, key, rules)
+        except KeyError:
+            miss()
+            return await results._await(job)
+        if not is_fresh:
+            result = await results._await(job, wait=False)
+            if result is not BUSY:
+                miss()
+                return result
+        hit()
+        return _given(found)
+
+    return call
+
+
+def _rules(
+    what: str,
+    ttl: Any,
+    tags: Iterable[str],
+    stale: float | timedelta | None = None,
+    exceptions: Iterable[type[Exception]] | type[Exception] = (),
+    store_if: Callable[[Any], object] | None = None,
+    default_ttl: TTL = None,
+) -> Rules:
+    """The rules, if they make sense."""
+    if not (ttl is DEFAULT or callable(ttl)):
+        expires_at(ttl, 0)
+    if stale is not None:
+        expires_at(stale, 0)
+        if ttl is None or (ttl is DEFAULT and default_ttl is None):
+            raise ValueError("what is kept for ever never becomes stale; give a ttl beside stale")
+    seconds = stale.total_seconds() if isinstance(stale, timedelta) else stale or 0.0
+    kinds = (exceptions,) if isinstance(exceptions, type) else tuple(exceptions)
+    for kind in kinds:
+        if not (isinstance(kind, type) and issubclass(kind, Exception)):
+            raise TypeError(f"exceptions are types of Exception that are remembered, not {kind!r}")
+    if store_if is not None and not callable(store_if):
+        raise TypeError(f"store_if is a function of the result, not {store_if!r}")
+    return Rules(what, ttl, check_tags(tags), seconds, kinds, store_if)
