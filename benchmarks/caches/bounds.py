@@ -17,7 +17,7 @@ from benchmarks.caches.team import team, together
 from benchmarks.measure import size_of
 
 TURNOVERS = 3  # how often the bound is written, until the state is taken for steady
-WRITERS = 4
+WRITERS = 4  # at most
 
 
 def of(size: int) -> Callable[[Random], int]:
@@ -52,7 +52,7 @@ def bounds(size: Size, directory: str) -> Iterator[str]:
         ["values", "`max_size`", "`stats().bytes`", "values alone", "file", "of it free", "file / bound"],
         (steady(name, size.bound, directory) for name in SIZES),
     )
-    yield f"{WRITERS} processes set values of mixed sizes for {size.compute:g} s, as fast as they can:"
+    yield f"{min(WRITERS, size.team)} processes set values of mixed sizes for {size.compute:g} s, as fast as they can:"
     yield ""
     yield from grid(
         ["`max_size`", "largest `stats().bytes` seen", "looks", "sets", "evicted", "file / bound"],
@@ -85,7 +85,7 @@ def watched(size: Size, directory: str) -> list[str]:
     """A row: several processes write, and this one looks."""
     bound = size.bound
     path = f"{directory}/watched"
-    with team(WRITERS) as members, ours(path, max_size=bound) as cache:
+    with team(min(WRITERS, size.team)) as members, ours(path, max_size=bound) as cache:
         together(members, "benchmarks.caches.bounds:put", path, 0.0)
         for number, member in enumerate(members):
             member.tell("benchmarks.caches.bounds:put", path, size.compute, number)

@@ -1,4 +1,4 @@
-"""The operations of a cache, one by one, and a mixed load of one, two and eight processes.
+"""The operations of a cache, one by one, and a mixed load of several processes.
 
 The load is what diskcache publishes of itself: 90 % get, 9 % set, 1 % delete, short keys and values of bytes, each
 operation timed.  One bound is never reached, the other holds about a quarter of all keys.
@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.caches.contenders import UNBOUNDED, Contender, by_name, caches
 from benchmarks.caches.sizes import Size, grid
-from benchmarks.caches.team import PROCESSES, Worker, team, together
+from benchmarks.caches.team import Worker, team, together
 from benchmarks.contender import CLASSES, FULL, KILL
 from benchmarks.measure import Turn, interleave, no_collection
 from benchmarks.tables import Table, add, markdown, shown, table
@@ -128,7 +128,7 @@ def repeated(operation: Callable[[], object], times: int) -> Turn:
 
 def mixed(size: Size, directory: str) -> Iterator[str]:
     """Processes that get, set and delete at the same time."""
-    with team() as members:
+    with team(size.team) as members:
         for reached in (False, True):
             bound = tight(size.keys) if reached else UNBOUNDED
             for safety in (KILL,) if reached else (KILL, FULL):  # what waits for the disk does so with either bound
@@ -166,7 +166,7 @@ def loads(
     members: Sequence[Worker], contenders: Sequence[Contender], paths: dict[str, str], bound: int, size: Size
 ) -> Iterator[list[str]]:
     """The rows of a table."""
-    for processes in (1, 2, PROCESSES):
+    for processes in size.processes:
         said: dict[str, list[list[Said]]] = {contender.name: [] for contender in contenders}
         for number in range(min(ROUNDS, size.rounds)):
             for contender in contenders[number % len(contenders) :] + contenders[: number % len(contenders)]:

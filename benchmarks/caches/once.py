@@ -1,4 +1,4 @@
-"""One computation for many callers, in eight processes; and who computes after a computer was killed.
+"""One computation for many callers, in several processes; and who computes after a computer was killed.
 
 Only the decorated function knows how often it was computed: each time, it leaves a file.
 """
@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.caches.contenders import memos
 from benchmarks.caches.sizes import Size, grid
-from benchmarks.caches.team import PROCESSES, Worker, team, together
+from benchmarks.caches.team import Worker, team, together
 from benchmarks.tables import shown
 
 KILLS = 5
@@ -45,15 +45,15 @@ def computed(directory: str) -> list[float]:
 
 def once(size: Size, directory: str) -> Iterator[str]:
     """The tables."""
-    callers = PROCESSES * size.callers
+    callers = size.team * size.callers
     yield f"### {callers:,} callers, one result"
     yield ""
     yield (
-        f"{PROCESSES} processes with {size.callers} callers each ask at one moment for a result that takes "
+        f"{size.team} processes with {size.callers} callers each ask at one moment for a result that takes "
         f"{size.compute:g} s to compute, without using a core."
     )
     yield ""
-    with team() as members:
+    with team(size.team) as members:
         together(members, "benchmarks.caches.once:ready")
         rows = [asked(members, name, kind, size, directory) for name, kind in waiting(directory)]
         yield from grid(

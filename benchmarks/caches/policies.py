@@ -20,13 +20,13 @@ from benchmarks.caches.team import team, together
 SKEW = 0.9
 KEYS_FOR_EACH = 10  # keys of a trace, for each entry of the largest cache
 SCANS = 0.3  # of the accesses of a mixed trace
-PROCESSES = 4
+SHARING = 4  # processes, at most
 
 PEERS = {"lru": "least-recently-used", "lfu": "least-frequently-used", "fifo": "least-recently-stored"}
 
 
 def policies(size: Size, directory: str) -> Iterator[str]:
-    """Hit ratios of one process, and of four that share a cache."""
+    """Hit ratios of one process, and of several that share a cache."""
     keys = KEYS_FOR_EACH * max(size.held)
     yield "### Hit ratios of the policies"
     yield ""
@@ -42,7 +42,7 @@ def policies(size: Size, directory: str) -> Iterator[str]:
         for held in size.held
     )
     yield from grid(HEADS, rows)
-    yield f"{PROCESSES} processes share one cache, each with a trace of its own, as fast as they can:"
+    yield f"{min(SHARING, size.team)} processes share one cache, each with a trace of its own, as fast as they can:"
     yield ""
     yield from grid(["trace", "policy", "entries", "exact, taking turns", "objstore"], shared(size, keys, directory))
 
@@ -178,9 +178,10 @@ EXACT = {"lru": lru, "lfu": lfu, "fifo": fifo}
 
 def shared(size: Size, keys: int, directory: str) -> Iterator[list[str]]:
     held = max(size.held)
-    with team(PROCESSES) as members:
+    processes = min(SHARING, size.team)
+    with team(processes) as members:
         for kind, maker in TRACES.items():
-            traces = [maker(number + 1, size.trace // 2, keys) for number in range(PROCESSES)]
+            traces = [maker(number + 1, size.trace // 2, keys) for number in range(processes)]
             turns = list(chain.from_iterable(zip(*traces, strict=True)))
             for policy in PEERS:
                 path = f"{directory}/shared {kind} {policy}"

@@ -19,6 +19,8 @@ class Size(NamedTuple):
     """Bytes of the largest argument."""
     seconds: float
     """That a row may take whose turns are long."""
+    processes: tuple[int, ...]
+    """That work at the same time."""
     load: float
     """Seconds of mixed load at a time."""
     keys: int
@@ -30,9 +32,14 @@ class Size(NamedTuple):
     bound: int
     """Bytes, of the smallest bound."""
     callers: int
-    """Callers in each of eight processes."""
+    """Callers in each process."""
     compute: float
     """Seconds that the one computation takes."""
+
+    @property
+    def team(self) -> int:
+        """How many processes there are at most."""
+        return max(self.processes)
 
 
 FULL = Size(
@@ -41,6 +48,7 @@ FULL = Size(
     misses=10,
     large=100_000_000,
     seconds=4.0,
+    processes=(1, 2, 8),
     load=0.2,
     keys=10_000,
     trace=12_000,
@@ -55,6 +63,7 @@ QUICK = Size(
     misses=2,
     large=100_000,
     seconds=0.0,
+    processes=(2,),
     load=0.01,
     keys=100,
     trace=300,

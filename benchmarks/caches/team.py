@@ -15,8 +15,6 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
-PROCESSES = 8
-
 _context = multiprocessing.get_context("spawn")
 
 
@@ -52,7 +50,7 @@ class Worker:
 
 
 @contextmanager
-def team(workers: int = PROCESSES) -> Iterator[list[Worker]]:
+def team(workers: int) -> Iterator[list[Worker]]:
     """So many workers."""
     members = [Worker() for _ in range(workers)]
     try:
