@@ -98,7 +98,8 @@ def key_maker(
 
     `version` is anything that has a key (other versions, other keys), or "source": a digest of the source of
     the function, beneath its decorators' wrappers; of its byte code where its source is not to be found.
-    None is "source" for functions of `__main__`, and no version for others.
+    None is "source" for functions of `__main__`, and no version for others.  What a function calls or finds
+    around it does not count; the source of `key` does.
 
     `key` is a function that is called with the same arguments; its result is keyed in their place.
 
@@ -110,21 +111,20 @@ def key_maker(
 
     A decorator's wrapper that takes anything and hands it on (`*args, **kwargs`) is bound as what it wraps;
     but what its caller left out is not filled in, and a call that does not fit is keyed as it is
-    spelled, because nobody knows whether the wrapper changes the arguments.
+    spelled, because nobody knows whether the wrapper puts arguments of its own before them.  One that takes
+    some away has to say so in its `__signature__`, which is believed.
 
     Raises TypeError for a `key` that cannot be called or stands beside `ignore`, a name in `ignore` that is
     no parameter, a version that has no key, and "source" for a function that has no code in Python.  The
     callable raises TypeError for a call that the function would not take, and for an argument that has no key.
     """
     ignored = _ignored(ignore)
-    salt = f"objstore key {FORMAT} {_version_text(function, version, key)}"
-    if key is None:
-        return _bound(function, ignored, salt)
-    if not callable(key):
+    if key is not None and not callable(key):
         raise TypeError(f"key must be a function that takes the arguments of the call, not {key!r}")
-    if ignored:
+    if key is not None and ignored:
         raise TypeError("key= says what counts, so ignore= cannot be given beside it")
-    return _keyed(function, key, salt)
+    salt = f"objstore key {FORMAT} {_version_text(function, version, key)}"
+    return _bound(function, ignored, salt) if key is None else _keyed(function, key, salt)
 
 
 def _ignored(ignore: Any) -> frozenset[str]:

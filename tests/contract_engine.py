@@ -634,6 +634,7 @@ class EngineContract:
         assert engine.claim(b"name") is None
         assert waiting.poll() is None
         mine.release()
+        assert waiting.poll() is None  # it got what it waited for
         assert engine.claim(b"name") is not None
 
     def test_who_waits_no_more_gets_nothing(self, engine):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -119,6 +120,28 @@ wait()
         assert engine.claim(b"name") is None
 
 
+def test_a_child_keeps_its_own_claim_when_it_gives_up_what_it_inherited(engine, path):
+    forks = """
+reading, writing = os.pipe()
+if not os.fork():
+    os.read(reading, 1)
+    mine = engine.claim(b"name")
+    claim.release()
+    say("child has it" if mine else "child has not")
+    wait()
+    os._exit(0)
+claim.release()
+os.write(writing, b".")
+os.wait()
+"""
+    with child(HOLD + forks, path) as other:
+        assert [hear(other), hear(other)] == ["holds", "child has it"]
+        assert engine.claim(b"name") is None
+        tell(other)
+        other.wait()
+        assert engine.claim(b"name") is not None
+
+
 def test_the_holder_sees_whether_another_process_waits(engine, path):
     claim = engine.claim(b"name")
     waits = """
@@ -149,6 +172,22 @@ wait()
         tell(other)
         assert hear(other) == "has it"
         assert engine.claim(b"name") is None
+
+
+def test_who_waits_says_so_again_where_the_holder_looked_in_that_moment(engine, path):
+    claim = engine.claim(b"name")
+    sign = claiming._place_of(b"name") + 1
+    with child(
+        "wait()\nwaiting = engine.await_claim(b'name')\nsay('waits')\nwait()\nsay(waiting.poll())\nwait()", path
+    ) as other:
+        assert engine._claims.lock(fcntl.LOCK_EX, sign)  # as it does when it looks
+        tell(other)
+        assert hear(other) == "waits"
+        engine._claims.unlock(sign)
+        assert not claim.is_awaited()
+        tell(other)
+        assert hear(other) == "None"
+        assert claim.is_awaited()
 
 
 def test_who_waits_and_is_killed_waits_no_more(engine, path):

@@ -447,7 +447,9 @@ class TestTasks:
         if closes:
             loop.close()
         assert InThreads(lambda: computations.run(Job(engine, "name", lambda: "another"))).outcomes() == ["another"]
-        if not closes:
+        if closes:
+            assert engine.claim(b"name") is not None
+        else:
             compute.may_end.set()
             assert loop.run_until_complete(task) == b"result"
             loop.close()
@@ -629,6 +631,29 @@ class TestCallsInsideOfCalls:
             return found, thread.outcomes(), await task
 
         assert within(main()) == ("computed there, too", ["computed there, too"], b"result")
+
+    def test_a_task_that_outlives_its_computation_is_inside_of_the_one_around(self, engine, computations):
+        claim = engine.claim(b"inner")  # as if another process had it
+        tasks = []
+
+        async def outer():
+            await computations.run_async(Job(engine, "middle", middle))
+            await asyncio.sleep(0.01)
+            gc.collect()
+            return await tasks[0]
+
+        async def middle():
+            tasks.append(asyncio.create_task(later()))
+
+        async def later():
+            await asyncio.sleep(0.02)
+            return await computations.run_async(Job(engine, "inner", inner))
+
+        async def inner():
+            return "inside"
+
+        assert within(computations.run_async(Job(engine, "outer", outer))) == "inside"
+        claim.release()
 
     def test_a_task_that_outlives_its_computation_is_outside_again(self, engine, computations):
         inner = Counted()

@@ -28,7 +28,9 @@ LONG = 20
 
 # A process that has a store open says "ready", and begins when it is told to.
 PRELUDE = """
-import asyncio, os, random, signal, sys, threading, time
+import asyncio, atexit, os, random, signal, sys, threading, time
+if "ends slowly" in sys.argv:
+    atexit.register(time.sleep, 0.2)  # when stores are closed
 sys.path.insert(0, "tests")
 from jobs import Job, Journal
 from objstore import Store
@@ -344,9 +346,8 @@ waiter.join()
 
 @pytest.mark.parametrize("kind", ["threads", "tasks"])
 def test_an_interpreter_ends_while_daemons_wait(path, journal, kind):
+    """Nobody gets a claim from a store that is closed by then, only to fail."""
     code = """
-claim = engine.claim(b"name")
-
 async def make():
     return 1
 
@@ -362,17 +363,16 @@ threading.Thread(target=lambda: computations.run(Job(engine, "other", lambda: ti
 time.sleep(0.05)
 say("ends")
 """
-    with processes(code, 3, path, journal, kind) as started:
-        for process in started:
-            tell(process)
-            assert ended(process) == ["ends"]
+    with Store(path) as store, processes(code, 2, path, journal, kind, "ends slowly") as started:
+        claim = store._engine.claim(b"name")
+        tell(*started)
+        assert [ended(process) for process in started] == [["ends"]] * 2
+        claim.release()
 
 
 def test_it_works_while_the_interpreter_ends(path, journal):
     """Some versions of Python begin no thread then, so nobody looks out, and it computes beside the claim."""
     code = """
-import atexit
-
 @atexit.register
 def last():
     say(computations.run(Job(engine, "last", lambda: "computed")))
@@ -430,13 +430,18 @@ for thread in threads:
     thread.start()
 sys.setswitchinterval(0.0001)
 until = time.monotonic() + float(sys.argv[4])
+
+def calls():
+    global may_interrupt
+    may_interrupt = True
+    signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.00001, 0.002))
+    for _ in range(1000):
+        assert call(rng.choice("012")) in (19900, BUSY)
+    may_interrupt = False
+
 while time.monotonic() < until:
     try:
-        may_interrupt = True
-        signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.00001, 0.002))
-        for _ in range(1000):
-            assert call(rng.choice("012")) in (19900, BUSY)
-        may_interrupt = False
+        calls()
     except KeyboardInterrupt:
         times += 1
 signal.setitimer(signal.ITIMER_REAL, 0)

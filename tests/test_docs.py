@@ -29,6 +29,10 @@ def test_the_examples_of_the_page_on_security_run(tmp_path):
     run_examples("docs/security.md", tmp_path, at_least=4)
 
 
+def test_the_examples_of_the_page_on_caching_run(tmp_path):
+    run_examples("docs/caching.md", tmp_path, at_least=8)
+
+
 def test_ci_runs_the_test_command_of_the_readme():
     command = next(line for line in README.splitlines() if line.endswith("-m pytest") and "venv" in line)
     assert command in (ROOT / ".ci" / "run").read_text().splitlines()

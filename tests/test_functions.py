@@ -1,6 +1,7 @@
 """Every spelling of one call has one key, and what was edited has another."""
 
 from __future__ import annotations
+import __future__
 
 import functools
 import inspect
@@ -103,6 +104,10 @@ class TestSpellings:
         spelled = {key(1), key(1, 2), key(a=1), key(b=2, a=1), key(1, c=3), key(c=3, b=2, a=1)}
         assert len(spelled) == 1
         assert len({*spelled, key(2), key(1, 3), key(1, c=4), key(1.0), key(True), key("1"), key(b"1")}) == 8
+
+    def test_parameters_may_have_any_name(self):
+        assert key_maker(only)(1, 2, finish=3) == key_maker(only)(1, finish=3, b=2, values=None)
+        assert key_maker(über)(1, function=5) != key_maker(über)(1, bound=5)
 
     def test_the_order_of_other_keywords_is_nothing_and_that_of_arguments_counts(self):
         key = key_maker(anything)
@@ -384,13 +389,13 @@ class TestVersions:
         assert text(Kept(1)) == text(Kept.__call__) != text(Kept.use) == text(Kept(1).use)
 
 
-def run_cell(source, cell="<cell 1>", *, known=True, name="__main__"):
+def run_cell(source, cell="<cell 1>", *, known=True, name="__main__", flags=0):
     """What a cell of a notebook defines; its text is kept for tracebacks, as notebooks do."""
     source = textwrap.dedent(source)
     if known:
         linecache.cache[cell] = (len(source), None, source.splitlines(keepends=True), cell)
     namespace = {"__name__": name, "functools": functools}
-    exec(compile(source, cell, "exec", dont_inherit=True), namespace)
+    exec(compile(source, cell, "exec", flags, dont_inherit=True), namespace)
     return namespace["f"]
 
 
@@ -472,6 +477,14 @@ class TestNotebooks:
         function = run_cell(cell.replace("@functools.wraps(len)", "@functools.lru_cache"))
         text = sourcecode.function_text(inspect.unwrap(function))
         assert text.startswith("source @functools.lru_cache\ndef f(x: int)")
+
+    def test_a_notebook_goes_on_with_what_one_cell_imported_from_the_future(self):
+        function = run_cell(CELL, flags=__future__.annotations.compiler_flag)
+        assert sourcecode.function_text(function).startswith("source ")
+
+    def test_names_that_byte_code_looks_up_count(self):
+        keys = [version_key(run_cell(CELL.replace("x + 1", part), known=False)) for part in ("abs(x)", "int(x)")]
+        assert keys[0] != keys[1]
 
     def test_lambdas_on_one_line_differ(self):
         pair = run_cell("f = [lambda x: x + 1, lambda x: x + 2]")
@@ -566,8 +579,10 @@ class TestScripts:
 
     def test_without_a_file_the_module_has_its_name(self):
         code = "from objstore.functions import *\ndef f(x): {}\nprint(name_of(f), key_maker(f)(1).hex())"
-        bodies = ("return x", "return x", "return 1")
-        runs = [output([sys.executable, "-c", code.format(body)]).split() for body in bodies]
+        same = "return x in {'a', 'b', 'c', 'd', 'e', 'f', 'g'}"
+        environments = [{**os.environ, "PYTHONHASHSEED": seed} for seed in "123"]
+        bodies = zip((same, same, "return 1"), environments, strict=True)
+        runs = [output([sys.executable, "-c", code.format(body)], env=env).split() for body, env in bodies]
         (name, key), again, (_, edited) = runs
         assert name == "__main__.f"
         assert again == [name, key]

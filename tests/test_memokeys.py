@@ -331,6 +331,14 @@ class TestTheText:
         assert len({text_of(moment) for moment in moments}) == len(moments)
         assert text_of(late) == text_of(dt.datetime(2024, 10, 27, 2, 30, tzinfo=ZoneInfo.no_cache("Europe/Berlin")))
 
+    def test_zones_of_pytz(self):
+        pytz = pytest.importorskip("pytz")
+        zone, late = pytz.timezone("Europe/Berlin"), dt.datetime(2024, 10, 27, 2, 30)
+        values = [zone, pytz.utc, pytz.FixedOffset(60), pytz.timezone("Etc/GMT+5")]
+        values += [zone.localize(late, is_dst=True), zone.localize(late, is_dst=False)]
+        assert len({text_of(value) for value in values}) == len(values)
+        assert text_of(pickle.loads(pickle.dumps(values))) == text_of(values)
+
     def test_what_an_object_was_given_beside_its_fields_counts_and_what_it_remembers_does_not(self):
         @functools.cache
         def fresh():
@@ -598,6 +606,11 @@ class TestArrays:
         other["b"][2] = 1
         assert text_of(one) != text_of(other)
 
+    def test_bytes_of_no_field_do_not_count_where_others_have_two(self):
+        twice = np.dtype({"names": ["a", "b"], "formats": ["<i4", "<i4"], "offsets": [0, 0], "itemsize": 8})
+        one, other = (np.frombuffer(b"\1\0\0\0" + rest, twice) for rest in (b"\0\0\0\0", b"\1\1\1\1"))
+        assert text_of(one) == text_of(other)
+
     def test_padding_of_long_doubles_does_not_count(self):
         values = np.array([1, 2, 3], np.longdouble) / 3
         raw = values.copy()
@@ -605,6 +618,8 @@ class TestArrays:
             raw.view("u1").reshape(3, -1)[:, 10:] = 0xFF
         assert text_of(raw) == text_of(values)
         assert text_of(raw[::-1]) != text_of(values)
+        kind = np.dtype([("x", np.longdouble)])
+        assert text_of(raw.view(kind)) == text_of(values.view(kind)) != text_of(raw[::-1].copy().view(kind))
 
     def test_objects_count_one_by_one(self):
         array = np.array([["a", None], [1, 1.0]], object)
@@ -703,6 +718,13 @@ class TestPandas:
         assert text_of(series.dtype) == text_of(again.dtype)
         assert text_of(pd.Index(series, name="x")) != text_of(pd.Index(series, name="y"))
         assert text_of(series.tolist()) == text_of(again.tolist())
+
+    @pytest.mark.parametrize("kind", ["Int64", "Float64", "boolean"])
+    def test_what_is_missing_is_not_zero(self, kind):
+        assert text_of(pd.Series([1, None], dtype=kind)) != text_of(pd.Series([1, 0], dtype=kind))
+        hidden = pd.Series([1, 0], dtype=kind)
+        hidden[1] = None
+        assert text_of(hidden) == text_of(pd.Series([1, None], dtype=kind))
 
     def test_a_frame_goes_by_its_columns_and_index(self):
         def make(**changes):
