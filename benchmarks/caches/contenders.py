@@ -27,7 +27,7 @@ try:
 except ImportError:
     cachier = None
 
-PACKAGES = ["objstore", "lmdb", "diskcache", "joblib", "cachier", "numpy"]
+PACKAGES = ["objstore", "lmdb", "diskcache", "joblib", "cachier", "watchdog", "numpy"]
 
 UNBOUNDED = 1 << 40
 
