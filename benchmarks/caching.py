@@ -16,9 +16,10 @@ from pathlib import Path
 from benchmarks.caches import bounds, hits, load, once, policies
 from benchmarks.caches.contenders import PACKAGES
 from benchmarks.caches.sizes import FULL, QUICK, Size
+from benchmarks.caches.team import Team
 from benchmarks.measure import machine, packages, today
 
-SECTIONS: dict[str, Callable[[Size, str], Iterator[str]]] = {
+SECTIONS: dict[str, Callable[[Size, str, Team], Iterator[str]]] = {
     "hits": hits.hits,
     "operations": load.operations,
     "mixed": load.mixed,
@@ -38,12 +39,14 @@ def main() -> None:
         versions = packages(PACKAGES)
         print(f"{today()}, {machine(directory)}")
         print(f"Python {platform.python_version()}, {', '.join(map(' '.join, versions.items()))}", end="\n\n")
+        team = Team()
         for name, section in SECTIONS.items():
             if arguments.only in name:
                 place = Path(directory, name)
                 place.mkdir()
-                for line in section(size, str(place)):
+                for line in section(size, str(place), team):
                     print(line, flush=True)
+        team.end()
 
 
 if __name__ == "__main__":

@@ -6,14 +6,14 @@ And while several processes write, a reader looks at what is counted, which shou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from random import Random
 from time import perf_counter
 
 from benchmarks.caches.contenders import ours
 from benchmarks.caches.sizes import Size, grid
-from benchmarks.caches.team import team, together
+from benchmarks.caches.team import Team, Worker, together
 from benchmarks.measure import size_of
 
 TURNOVERS = 3  # how often the bound is written, until the state is taken for steady
@@ -39,7 +39,7 @@ SIZES: dict[str, tuple[Callable[[Random], int], int]] = {
 """By name: the size of the next value, and the bound, in multiples of the smallest."""
 
 
-def bounds(size: Size, directory: str) -> Iterator[str]:
+def bounds(size: Size, directory: str, team: Team) -> Iterator[str]:
     """The file, and what is counted, against the bound."""
     yield "### What a bound of bytes means on the disk"
     yield ""
@@ -56,7 +56,7 @@ def bounds(size: Size, directory: str) -> Iterator[str]:
     yield ""
     yield from grid(
         ["`max_size`", "largest `stats().bytes` seen", "looks", "sets", "evicted", "file / bound"],
-        [watched(size, directory)],
+        [watched(size, directory, team.members(min(WRITERS, size.team)))],
     )
 
 
@@ -81,11 +81,11 @@ def steady(name: str, smallest: int, directory: str) -> list[str]:
     return [name, megabytes(bound), *shares, megabytes(on_disk), megabytes(free), f"{on_disk / bound:.2f}"]
 
 
-def watched(size: Size, directory: str) -> list[str]:
+def watched(size: Size, directory: str, members: Sequence[Worker]) -> list[str]:
     """A row: several processes write, and this one looks."""
     bound = size.bound
     path = f"{directory}/watched"
-    with team(min(WRITERS, size.team)) as members, ours(path, max_size=bound) as cache:
+    with ours(path, max_size=bound) as cache:
         together(members, "benchmarks.caches.bounds:put", path, 0.0)
         for number, member in enumerate(members):
             member.tell("benchmarks.caches.bounds:put", path, size.compute, number)

@@ -16,6 +16,7 @@ import numpy as np
 
 from benchmarks.caches.contenders import Memo, memos, ours
 from benchmarks.caches.sizes import Size, grid
+from benchmarks.caches.team import Team
 from benchmarks.measure import Turn, interleave, no_collection, ratio
 from benchmarks.tables import Table, add, markdown, shown, table
 
@@ -38,7 +39,7 @@ async def later(number: int, name: str) -> tuple[int, str]:
     return 2 * number, name
 
 
-def hits(size: Size, directory: str) -> Iterator[str]:
+def hits(size: Size, directory: str, team: Team) -> Iterator[str]:
     """Hits and misses of all contenders."""
     contenders = list(memos(directory))
     doubles = {memo.name: memo.decorate(double) for memo in contenders}

@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.caches.contenders import UNBOUNDED, Contender, by_name, caches
 from benchmarks.caches.sizes import Size, grid
-from benchmarks.caches.team import Worker, team, together
+from benchmarks.caches.team import Team, Worker, together
 from benchmarks.contender import CLASSES, FULL, KILL
 from benchmarks.measure import Turn, interleave, no_collection
 from benchmarks.tables import Table, add, markdown, shown, table
@@ -42,7 +42,7 @@ def tight(keys: int) -> int:
 # One by one
 
 
-def operations(size: Size, directory: str) -> Iterator[str]:
+def operations(size: Size, directory: str, team: Team) -> Iterator[str]:
     """What one operation takes in one process."""
     contenders = [contender for contender in caches() if contender.safety == KILL]
     result = table(
@@ -126,22 +126,23 @@ def repeated(operation: Callable[[], object], times: int) -> Turn:
 # Mixed
 
 
-def mixed(size: Size, directory: str) -> Iterator[str]:
+def mixed(size: Size, directory: str, team: Team) -> Iterator[str]:
     """Processes that get, set and delete at the same time."""
-    with team(size.team) as members:
-        for reached in (False, True):
-            bound = tight(size.keys) if reached else UNBOUNDED
-            for safety in (KILL,) if reached else (KILL, FULL):  # what waits for the disk does so with either bound
-                contenders = [contender for contender in caches() if contender.safety == safety]
-                paths = {each.name: f"{directory}/mixed {each.name} {reached}" for each in contenders}
-                for contender in contenders:
-                    unsynced = by_name(contender.name.removesuffix(", full"))
-                    store = unsynced.open(paths[contender.name], bound)
-                    fill(store, size.keys)
-                    store.close()
-                what = f"holds about a quarter of {size.keys:,} keys" if reached else "is never reached"
-                yield from section(f"Mixed load, a bound that {what}: {safety}", contenders)
-                yield from grid(HEADS, loads(members, contenders, paths, bound, size))
+    members = team.members(size.team)
+    for reached in (False, True):
+        bound = tight(size.keys) if reached else UNBOUNDED
+        for safety in (KILL,) if reached else (KILL, FULL):  # what waits for the disk does so with either bound
+            contenders = [contender for contender in caches() if contender.safety == safety]
+            paths = {each.name: f"{directory}/mixed {each.name} {reached}" for each in contenders}
+            for contender in contenders:
+                unsynced = by_name(contender.name.removesuffix(", full"))
+                store = unsynced.open(paths[contender.name], bound)
+                fill(store, size.keys)
+                store.close()
+                contender.open(paths[contender.name], bound).close()  # from now on in its own class
+            what = f"holds about a quarter of {size.keys:,} keys" if reached else "is never reached"
+            yield from section(f"Mixed load, a bound that {what}: {safety}", contenders)
+            yield from grid(HEADS, loads(members, contenders, paths, bound, size))
 
 
 HEADS = [

@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.caches.contenders import memos
 from benchmarks.caches.sizes import Size, grid
-from benchmarks.caches.team import Worker, team, together
+from benchmarks.caches.team import Team, Worker, together
 from benchmarks.tables import shown
 
 KILLS = 5
@@ -43,7 +43,7 @@ def computed(directory: str) -> list[float]:
     return sorted(float(path.name.split()[0]) for path in Path(directory).iterdir())
 
 
-def once(size: Size, directory: str) -> Iterator[str]:
+def once(size: Size, directory: str, team: Team) -> Iterator[str]:
     """The tables."""
     callers = size.team * size.callers
     yield f"### {callers:,} callers, one result"
@@ -53,13 +53,11 @@ def once(size: Size, directory: str) -> Iterator[str]:
         f"{size.compute:g} s to compute, without using a core."
     )
     yield ""
-    with team(size.team) as members:
-        together(members, "benchmarks.caches.once:ready")
-        rows = [asked(members, name, kind, size, directory) for name, kind in waiting(directory)]
-        yield from grid(
-            ["memoized by", "callers", "computed", "until the last answer, s", "times one computation"], rows
-        )
-    yield from killed(size, directory)
+    members = team.members(size.team)
+    together(members, "benchmarks.caches.once:ready")
+    rows = [asked(members, name, kind, size, directory) for name, kind in waiting(directory)]
+    yield from grid(["memoized by", "callers", "computed", "until the last answer, s", "times one computation"], rows)
+    yield from killed(size, directory, team)
 
 
 def waiting(directory: str) -> Iterator[tuple[str, str]]:
@@ -79,7 +77,7 @@ def ready(worker: int) -> None:
 def asked(members: Sequence[Worker], name: str, kind: str, size: Size, directory: str) -> list[str]:
     """A row.  Who has no answer after all that time is killed."""
     place, notes = fresh(directory, f"{name} {kind}")
-    at = time.monotonic() + 0.5
+    at = time.monotonic() + size.compute / 2  # when all are there
     patience = PATIENCE * size.compute
     function = f"benchmarks.caches.once:{'ask' if kind == 'threads' else 'ask_later'}"
     for number, member in enumerate(members):
@@ -92,7 +90,13 @@ def asked(members: Sequence[Worker], name: str, kind: str, size: Size, directory
             member.kill()
     times = f"{len(computed(notes)):,} x"
     if len(ends) < len(members):
-        return [name, kind, times, f"{len(members) - len(ends)} processes still waited after {patience:g}", "-"]
+        return [
+            name,
+            kind,
+            times,
+            f"{len(members) - len(ends)} of {len(members)} processes still wait after {patience:g}",
+            "-",
+        ]
     took = max(ends) - at
     return [name, kind, times, f"{took:.2f}", f"{took / size.compute:.2f}"]
 
@@ -145,29 +149,31 @@ def ask_later(name: str, place: str, notes: str, seconds: float, callers: int, a
 # A computer that dies
 
 
-def killed(size: Size, directory: str) -> Iterator[str]:
+def killed(size: Size, directory: str, team: Team) -> Iterator[str]:
     """How long nobody computes after a kill -9 of the one who did."""
-    delays = [one_killed(size, f"{directory}/killed {number}") for number in range(KILLS if size.rounds > 1 else 1)]
+    delays = [
+        one_killed(size, f"{directory}/killed {number}", *team.members(2))
+        for number in range(KILLS if size.rounds > 1 else 1)
+    ]
     yield "The process that computes is killed (`kill -9`) while another waits:"
     yield ""
     rows = [[shown(median(delays) * 1e3), shown(max(delays) * 1e3), str(len(delays))]]
     yield from grid(["`Cache.memoize`: ms until another computes, median", "longest", "times"], rows)
 
 
-def one_killed(size: Size, directory: str) -> float:
+def one_killed(size: Size, directory: str, first: Worker, second: Worker) -> float:
     os.makedirs(directory)
     place, notes = fresh(directory, "memory")
-    with team(2) as (first, second):
-        together([first, second], "benchmarks.caches.once:ready")
-        first.tell("benchmarks.caches.once:ask", "Cache.memoize", place, notes, 60.0, 1, 0.0, 0)
-        until(lambda: len(computed(notes)) == 1)
-        second.tell("benchmarks.caches.once:start", "Cache.memoize", place, notes, 60.0)
-        second.answer()
-        time.sleep(min(0.2, size.compute))  # it waits by now
-        at = time.monotonic()
-        first.kill()
-        until(lambda: len(computed(notes)) == 2)
-        second.kill()
+    together([first, second], "benchmarks.caches.once:ready")
+    first.tell("benchmarks.caches.once:ask", "Cache.memoize", place, notes, 60.0, 1, 0.0, 0)
+    until(lambda: len(computed(notes)) == 1)
+    second.tell("benchmarks.caches.once:start", "Cache.memoize", place, notes, 60.0)
+    second.answer()
+    time.sleep(min(0.2, size.compute))  # it waits by now
+    at = time.monotonic()
+    first.kill()
+    until(lambda: len(computed(notes)) == 2)
+    second.kill()
     return computed(notes)[1] - at
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.caches.contenders import diskcache, ours
 from benchmarks.caches.sizes import Size, grid
-from benchmarks.caches.team import team, together
+from benchmarks.caches.team import Team, together
 
 SKEW = 0.9
 KEYS_FOR_EACH = 10  # keys of a trace, for each entry of the largest cache
@@ -25,7 +25,7 @@ SHARING = 4  # processes, at most
 PEERS = {"lru": "least-recently-used", "lfu": "least-frequently-used", "fifo": "least-recently-stored"}
 
 
-def policies(size: Size, directory: str) -> Iterator[str]:
+def policies(size: Size, directory: str, team: Team) -> Iterator[str]:
     """Hit ratios of one process, and of several that share a cache."""
     keys = KEYS_FOR_EACH * max(size.held)
     yield "### Hit ratios of the policies"
@@ -44,7 +44,9 @@ def policies(size: Size, directory: str) -> Iterator[str]:
     yield from grid(HEADS, rows)
     yield f"{min(SHARING, size.team)} processes share one cache, each with a trace of its own, as fast as they can:"
     yield ""
-    yield from grid(["trace", "policy", "entries", "exact, taking turns", "objstore"], shared(size, keys, directory))
+    yield from grid(
+        ["trace", "policy", "entries", "exact, taking turns", "objstore"], shared(size, keys, directory, team)
+    )
 
 
 def compared(kind: str, trace: Sequence[int], held: int, with_peer: bool, directory: str) -> Iterator[list[str]]:
@@ -176,19 +178,19 @@ EXACT = {"lru": lru, "lfu": lfu, "fifo": fifo}
 # Several processes
 
 
-def shared(size: Size, keys: int, directory: str) -> Iterator[list[str]]:
+def shared(size: Size, keys: int, directory: str, team: Team) -> Iterator[list[str]]:
     held = max(size.held)
     processes = min(SHARING, size.team)
-    with team(processes) as members:
-        for kind, maker in TRACES.items():
-            traces = [maker(number + 1, size.trace // 2, keys) for number in range(processes)]
-            turns = list(chain.from_iterable(zip(*traces, strict=True)))
-            for policy in PEERS:
-                path = f"{directory}/shared {kind} {policy}"
-                ours(path, max_entries=held, policy=policy).close()
-                said = together(members, "benchmarks.caches.policies:run", path, kind, size.trace // 2, keys)
-                exactly = ratio_of(turns, EXACT[policy](held))
-                yield [kind, policy, f"{held:,}", f"{exactly:.1%}", beside(mean(said), exactly)]
+    members = team.members(processes)
+    for kind, maker in TRACES.items():
+        traces = [maker(number + 1, size.trace // 2, keys) for number in range(processes)]
+        turns = list(chain.from_iterable(zip(*traces, strict=True)))
+        for policy in PEERS:
+            path = f"{directory}/shared {kind} {policy}"
+            ours(path, max_entries=held, policy=policy).close()
+            said = together(members, "benchmarks.caches.policies:run", path, kind, size.trace // 2, keys)
+            exactly = ratio_of(turns, EXACT[policy](held))
+            yield [kind, policy, f"{held:,}", f"{exactly:.1%}", beside(mean(said), exactly)]
 
 
 TRACES = {"Zipf": zipf, "with scans": scanned}

@@ -65,12 +65,12 @@ QUICK = Size(
     seconds=0.0,
     processes=(2,),
     load=0.01,
-    keys=100,
-    trace=300,
-    held=(50,),
-    bound=100_000,
-    callers=2,
-    compute=0.05,
+    keys=30,
+    trace=80,
+    held=(10,),
+    bound=50_000,
+    callers=1,
+    compute=0.02,
 )
 
 

@@ -10,8 +10,7 @@ import importlib
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -49,15 +48,21 @@ class Worker:
         self._pipe.close()
 
 
-@contextmanager
-def team(workers: int) -> Iterator[list[Worker]]:
-    """So many workers."""
-    members = [Worker() for _ in range(workers)]
-    try:
-        yield members
-    finally:
-        for member in members:
-            member.end()
+class Team:
+    """Workers for everyone who needs some; those who died are replaced."""
+
+    def __init__(self) -> None:
+        self._workers: list[Worker] = []
+
+    def members(self, number: int) -> list[Worker]:
+        """So many, who have nothing to do."""
+        self._workers = [worker for worker in self._workers if worker.process.is_alive()]
+        self._workers += [Worker() for _ in range(number - len(self._workers))]
+        return self._workers[:number]
+
+    def end(self) -> None:
+        for worker in self._workers:
+            worker.end()
 
 
 def together(members: Sequence[Worker], function: str, *arguments: Any) -> list[Any]:
