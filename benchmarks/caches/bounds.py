@@ -44,19 +44,20 @@ def bounds(size: Size, directory: str, team: Team) -> Iterator[str]:
     yield "### What a bound of bytes means on the disk"
     yield ""
     yield (
-        f"New keys with random values are set until {TURNOVERS} times the bound was written; then in another order of "
-        "sizes, the same again by several processes, while one looks at `stats()`."
+        f"New keys with random values are set until {TURNOVERS} times the bound was written. The file also has pages "
+        "that are half empty, and free ones; where sizes are mixed, a large value needs free pages in a row."
     )
     yield ""
     yield from grid(
         ["values", "`max_size`", "`stats().bytes`", "values alone", "file", "of it free", "file / bound"],
         (steady(name, size.bound, directory) for name in SIZES),
     )
-    yield f"{min(WRITERS, size.team)} processes set values of mixed sizes for {size.compute:g} s, as fast as they can:"
+    writers = min(WRITERS, size.team)
+    yield f"{writers} processes set values of mixed sizes for {size.compute:g} s, while one more looks at `stats()`:"
     yield ""
     yield from grid(
         ["`max_size`", "largest `stats().bytes` seen", "looks", "sets", "evicted", "file / bound"],
-        [watched(size, directory, team.members(min(WRITERS, size.team)))],
+        [watched(size, directory, team.members(writers))],
     )
 
 
