@@ -33,3 +33,20 @@ def test_one_command_prints_what_the_safeguards_cost():
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for operation in ("store[key]", "put, process", "put, full", "snapshot", "open and close"):
         assert any(line.startswith(operation) for line in printed.splitlines()), operation
+
+
+def test_one_command_prints_what_caching_costs():
+    command = [sys.executable, "-m", "benchmarks.caching", "--quick"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    lines = printed.splitlines()
+    for row in (
+        "hit: int, str",
+        "miss: int, str",
+        "set a new key, evicting",
+        "2 | objstore",
+        "Zipf | lru",
+        "mixed, median 1 kB",
+        "Cache.memoize | tasks",
+    ):
+        assert any(line.startswith(f"| {row} |") for line in lines), row
+    assert "until another computes" in printed
