@@ -384,8 +384,7 @@ class TestForks:
 PRELUDE = """
     import os, sys, threading, time
     from objstore import Cache
-    from objstore import cache as cache_module
-from objstore.cache import _keeper
+    from objstore.cache import _keeper
     path = sys.argv[1]
     cache = Cache(path, max_entries=10)
     cache["a"] = 1

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from golden import make
 
-from objstore import Store, record
+from objstore import Cache, Store, record
 from objstore.codecs.keyring import KeyRing
 from objstore.codecs.pickling import Pickle
 from objstore.codecs.sealing import Signing
@@ -256,3 +256,37 @@ class TestCodecs:
         assert store.stats().codec == "msgpack"
         assert set(store.namespaces()) == {*make.CODECS_1, *make.METHODS_1}
         assert store.check().ok
+
+
+@pytest.mark.parametrize("policy", make.POLICIES_1)
+class TestCaches:
+    def test_it_is_read_with_its_bounds_and_what_it_counted(self, tmp_path, policy):
+        with Cache(copied(f"format-1-cache-{policy}", tmp_path), "r") as cache:
+            for key, item in make.CACHED_1.items():
+                assert cache[key] == reads_as(item)
+                assert cache.entry(key).tags == item.tags
+            assert dict(cache.namespace("users")) == {"ada": 1815}
+            stats = cache.stats()
+            assert (stats.max_size, stats.max_entries, stats.policy) == (1 << 20, 5, policy)
+            assert (stats.entries, stats.evicted, stats.expired) == (5, 5, 0)
+            assert (stats.hits - len(make.CACHED_1) - 1, stats.misses) == (2, 1)
+            assert cache.check().ok
+
+    def test_what_goes_first_goes_first(self, tmp_path, policy):
+        with Cache(copied(f"format-1-cache-{policy}", tmp_path)) as cache:
+            cache.update(one=1, two=2)
+            users = dict(cache.namespace("users"))
+            assert ("a" in cache, users) == (policy != "fifo", {})
+            cache.clear()
+            assert cache.stats().entries == 0
+            assert cache.check().ok
+
+    def test_one_made_today_is_the_same_but_for_its_identity(self, tmp_path, policy):
+        trees = []
+        make.write_cache(str(tmp_path / "today"), policy)
+        for path in (copied(f"format-1-cache-{policy}", tmp_path), tmp_path / "today"):
+            with Cache(path, "r") as cache:
+                trees.append(dict(cache._engine.read().scan(b"\x00")))
+        golden, today = trees
+        assert golden.keys() == today.keys()
+        assert {key for key in golden if golden[key] != today[key]} == {b"\x00i"}

@@ -173,11 +173,38 @@ def write_codecs(path: str) -> None:
     os.unlink(os.path.join(path, "lock.mdb"))
 
 
+POLICIES_1 = ("lru", "lfu", "fifo")
+
+CACHED_1 = {
+    "a": Item(1),
+    "expires and is tagged": Item("text", ttl=TTL, tags=("red",)),
+    "framed": Item(Large(_BUFFER), back=bytearray(_BUFFER)),
+    "y" * 2000: Item("a long key"),
+}
+
+
+def write_cache(path: str, policy: str) -> None:
+    """A cache of format 1 that has evicted: it holds what is above, and one record in a namespace."""
+    from objstore import Cache
+
+    with Cache(path, "n", max_entries=5, max_size=1 << 20, policy=policy, clock=lambda: NOW) as cache:
+        for number in range(5):
+            cache[number] = number
+        cache.namespace("users")["ada"] = 1815
+        for key, item in CACHED_1.items():
+            cache.set(key, item.value, ttl=item.ttl, tags=item.tags)
+        for key in ("a", "a", "none"):
+            cache.get(key)
+    os.unlink(os.path.join(path, "lock.mdb"))
+
+
 def main(directory: str) -> None:
     """Write all of them that are not there."""
     todo = {"format-1": write, "format-1-codecs": write_codecs}
     for name, options in SEALINGS_1.items():
         todo[f"format-1-{name}"] = partial(write_sealed, options=options)
+    for policy in POLICIES_1:
+        todo[f"format-1-cache-{policy}"] = partial(write_cache, policy=policy)
     for name, make in todo.items():
         path = os.path.join(directory, name)
         if not os.path.exists(path):
