@@ -281,7 +281,7 @@ class Equal:
 def editing(cache, items):
     for key, value in items:
         with cache.edit(key, default_factory=list) as edited:
-            edited.append(value)
+            edited[:] = [value]
 
 
 def counting(cache, items):
