@@ -115,7 +115,8 @@ class Cache(Store[K, V]):
         check_ttl(ttl, 0)
         self._default_ttl = ttl
         is_bare = max_size is None and max_entries is None and ttl is None
-        self._disposable = not is_bare  # else nobody could say what bounds the new one has
+        if not is_bare:  # else nobody could say what bounds the new one has
+            self._disposable = "disposable" if max_size is None and max_entries is None else "disposable bounded"
         try:
             if is_bare and flag == "n":
                 raise StoreNotFound

@@ -184,7 +184,7 @@ class Store(Computing[K, V]):
         self._attach(engine, space, read_only=flag == "r")
 
     _new_space: ClassVar[type[Space]] = Space
-    _disposable = False  # whether it may begin empty where it is suspect
+    _disposable = ""  # the mark of one that may begin empty where it is suspect
 
     def _initial(self) -> dict[bytes, bytes]:
         """What a new store begins with, but for its identity."""

@@ -13,7 +13,7 @@ of the file, so nobody else may open it, and one process has one descriptor (the
 And its text says what the data file cannot say of itself:
 
     objstore 1                 the store was made completely
-    disposable                 where it is suspect, it may be emptied
+    disposable [bounded]       where it is suspect, it may be emptied, by one who gives it bounds if it has some
     dirty <boot id>            unsynced writes were begun under this boot of the machine
     failed <boot id>           a sync failed under it
 
@@ -71,9 +71,9 @@ _OPENING = 1  # the byte of our file that is locked by whoever opens the environ
 class Directory:
     """The directory at `path`: from `open` to `close` this process holds the shared lock."""
 
-    def __init__(self, path: str, private: bool, max_readers: int, disposable: bool = False) -> None:
+    def __init__(self, path: str, private: bool, max_readers: int, disposable: str = "") -> None:
         self.path = path
-        self._disposable = disposable  # as a whole: a store whose values can be computed again
+        self._disposable = disposable  # the mark that it gets where it is made
         self.was_emptied = False
         self.private = private
         self._max_readers = max_readers
@@ -205,8 +205,14 @@ class Directory:
         self._write_text(_COMPLETE, *marks)
         self.lock_shared()
 
+    @property
+    def is_marked_disposable(self) -> str:
+        """The mark that says so, if there is one."""
+        return "".join(self._marks(_DISPOSABLE))
+
     def _may_be_emptied(self) -> bool:
-        return self._disposable and self.suspect and bool(self._marks(_DISPOSABLE))
+        mark = self.is_marked_disposable
+        return self.suspect and bool(mark) and self._disposable in (mark, f"{_DISPOSABLE} bounded")
 
     def _empty(self, make: Callable[[str], None]) -> None:
         """Put a new store in the place of one that is suspect, unless somebody else did."""
@@ -298,7 +304,7 @@ class Directory:
         With `keeps_rights` they belong to whom the old files belong, and may be used by the same.  If that fails, what
         there was is as it was, and has its room again.
         """
-        marks = self._marks(_DISPOSABLE) if keeps_rights else [_DISPOSABLE] if self._disposable else []
+        marks = self._marks(_DISPOSABLE) if keeps_rights else [self._disposable] if self._disposable else []
         self.remove_making()
         os.mkdir(self.making, 0o700)
         lock = os.path.join(self.making, LOCK)

@@ -93,7 +93,7 @@ class Options(NamedTuple):
     immutable: bool = False
     readahead: bool = True
     network: bool = False
-    disposable: bool = False
+    disposable: str = ""  # see `directory`
 
 
 class LmdbEngine(Engine):
@@ -793,7 +793,8 @@ class LmdbEngine(Engine):
     def backup(self, path: str, verify: Verify, progress: Progress | None) -> None:
         private = self._directory is None or self._directory.private
         with self.kept_open(), translated_os(path):
-            directory = Directory(os.path.abspath(path), private, self.options.max_readers)
+            disposable = "" if self._directory is None else self._directory.is_marked_disposable
+            directory = Directory(os.path.abspath(path), private, self.options.max_readers, disposable)
             directory.make_new(lambda making: self._copy(making, verify, progress), registry.claimed)
 
     def _copy(self, making: str, verify: Verify, progress: Progress | None) -> None:
