@@ -2,22 +2,16 @@
 
 How the bound is kept is in `eviction`, and what is remembered of reads in `usage`.  This room is about the handle: what
 an opener says of the bounds, noting what is read, and taking that along with what is written.
-
-A process that reads and never writes has its reads written down by the *keeper*, one thread for all caches of the
-process, once a second; it is there only while something is read.
 """
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
-import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypedDict, TypeVar, Unpack
-from weakref import WeakKeyDictionary
 
 from objstore import eviction
 from objstore.codecs.base import Codec
@@ -26,6 +20,7 @@ from objstore.codecs.keyring import KeyOption
 from objstore.engines.base import DURABILITY_KEY, Engine, Stored, Writer
 from objstore.errors import StoreError, StoreNotFound
 from objstore.eviction import POLICIES, Bounds, Ledger, MeteredSpace, NoRoom
+from objstore.keeper import keeper, usage_of, write_down
 from objstore.mapping import TTL
 from objstore.space import Space
 from objstore.space import expires_at as check_ttl
@@ -153,7 +148,7 @@ class Cache(Store[K, V]):
     _new_space = MeteredSpace
 
     def _attach(self, engine: Engine, space: Space, read_only: bool) -> None:
-        self._usage = _usage_of(engine)
+        self._usage = usage_of(engine)
         self._usage.clock = space.clock
         super()._attach(engine, space, read_only)
         self._usage.may_write = self._usage.may_write or not self._read_only
@@ -243,7 +238,7 @@ class Cache(Store[K, V]):
         """Close this handle and those of its namespaces; again does no harm.  What was read is written down before."""
         if not (self.closed or self._read_only):
             with suppress(StoreError):  # it is about statistics
-                _write_down(self._engine, self._usage)
+                write_down(self._engine, self._usage)
         super().close()
 
     @property
@@ -286,7 +281,7 @@ def _noting(get: Callable[[bytes], Stored | None], usage: Usage) -> Callable[[by
         found = get(tree_key)
         note(None if found is None else tree_key)
         if len(noted) > usage.patience:
-            _keeper.wake(usage)
+            keeper.wake(usage)
         return found
 
     return find
@@ -296,7 +291,7 @@ def _note(usage: Usage, what: bytes | None) -> None:
     """The same where it is not so hot."""
     usage.note(what)
     if len(usage.noted) > usage.patience:
-        _keeper.wake(usage)
+        keeper.wake(usage)
 
 
 def _merge_and(txn: Writer, recent: Recent, function: Callable[..., D], *arguments: Any) -> D:
@@ -330,104 +325,3 @@ class _TellingUnit(Unit):
         super().end(commit)
         if commit:
             _tell(self.engine.location, evicted)
-
-
-# What this process uses of each cache it has open
-
-_usages: WeakKeyDictionary[Engine, Usage] = WeakKeyDictionary()
-_usages_lock = threading.Lock()
-
-
-def _usage_of(engine: Engine) -> Usage:
-    with _usages_lock:
-        return _usages.setdefault(engine, Usage())
-
-
-def _all_usages() -> list[tuple[Engine, Usage]]:
-    with _usages_lock:  # or it changes while it is copied
-        return list(_usages.items())
-
-
-def _write_down(engine: Engine, usage: Usage) -> bool:
-    """Write down a batch of what was read; whether there was anything."""
-    if not usage.has_any():
-        return False
-    recent = usage.take()
-    try:
-        engine.transact(eviction.merge, recent)
-    except BaseException:
-        usage.give_back(recent)
-        raise
-    usage.settle(recent)
-    return True
-
-
-class _Keeper:
-    """A thread that writes down what is read where nobody writes; it is there while something is read."""
-
-    _SECONDS = 1.0
-    _IDLE_ROUNDS = 3
-    _BATCHES = 16
-    _LONGEST_LOG = 4096
-
-    def __init__(self) -> None:
-        self.forget()
-
-    def forget(self) -> None:
-        """As in a forked child, which has not the thread."""
-        self._lock = threading.Lock()
-        self._stopped = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def wake(self, usage: Usage) -> None:
-        """Something is read: be there."""
-        usage.patience = self._LONGEST_LOG
-        usage.fold()
-        with self._lock:
-            if self._thread is None and not self._stopped.is_set():
-                self._thread = threading.Thread(target=self._keep, name="objstore-keeper", daemon=True)
-                self._thread.start()
-
-    def _keep(self) -> None:
-        idle = 0
-        try:
-            while idle < self._IDLE_ROUNDS and not self._stopped.wait(self._SECONDS):
-                idle = 0 if self._write_all_down() else idle + 1
-        finally:
-            with self._lock:
-                self._thread = None
-                for _, usage in _all_usages():
-                    usage.patience = 0  # the next note wakes another
-
-    def _write_all_down(self) -> bool:
-        """Whether anybody has read anything since, or anything was written down."""
-        is_used = False
-        for engine, usage in _all_usages():
-            usage.fold()
-            is_used = usage.was_used() or is_used
-            if usage.may_write and usage.is_due(self._SECONDS):
-                with suppress(StoreError):  # it is closed, or there is something wrong with it
-                    for _ in range(self._BATCHES):
-                        is_used = _write_down(engine, usage) or is_used
-        return is_used
-
-    def stop(self) -> None:
-        """At the end of the interpreter, before stores are closed."""
-        self._stopped.set()
-        if self._thread is not None:
-            self._thread.join(self._SECONDS)
-
-
-_keeper = _Keeper()
-atexit.register(_keeper.stop)
-
-
-def _forget_in_child() -> None:
-    global _usages_lock
-    _usages_lock = threading.Lock()
-    _keeper.forget()
-    for usage in list(_usages.values()):
-        usage.reset()
-
-
-os.register_at_fork(after_in_child=_forget_in_child)

@@ -26,9 +26,9 @@ from programs import run
 
 import objstore
 from objstore import Cache, Store, StoreError, StoreFull, StoreSuspect, WrongKind
-from objstore import cache as cache_module
-from objstore.cache import _keeper, _usages
+from objstore import keeper as keeper_module
 from objstore.engines.lmdb import directory, registry
+from objstore.keeper import _usages, keeper
 
 SECONDS = float(os.environ.get("OBJSTORE_CACHE_SECONDS", "0.8"))
 KILLS = int(os.environ.get("OBJSTORE_CACHE_KILLS", "4"))
@@ -43,7 +43,7 @@ def path(tmp_path):
 @pytest.fixture
 def fast_keeper(monkeypatch):
     """What is read is written down twenty times a second."""
-    monkeypatch.setattr(_keeper, "_SECONDS", 0.05)
+    monkeypatch.setattr(keeper, "_SECONDS", 0.05)
 
 
 def wait_until(holds, seconds=30):
@@ -291,7 +291,7 @@ class TestReaders:
             assert ledger_of(cache).hits == 3_001
 
     def test_what_is_closed_is_closed_whatever_the_thread_does(self, path, fast_keeper, monkeypatch):
-        write_down, at_work, go_on = cache_module._write_down, threading.Event(), threading.Event()
+        write_down, at_work, go_on = keeper_module.write_down, threading.Event(), threading.Event()
 
         def slow(engine, usage):
             if threading.current_thread() in keepers():
@@ -299,7 +299,7 @@ class TestReaders:
                 assert go_on.wait(30)
             return write_down(engine, usage)
 
-        monkeypatch.setattr(cache_module, "_write_down", slow)
+        monkeypatch.setattr(keeper_module, "write_down", slow)
         with Cache(path, max_entries=10) as cache:
             cache["a"] = 1
             cache.get("a")
@@ -380,7 +380,7 @@ class TestForks:
 PRELUDE = """
     import os, sys, threading, time
     from objstore import Cache
-    from objstore.cache import _keeper
+    from objstore.keeper import keeper
     path = sys.argv[1]
     cache = Cache(path, max_entries=10)
     cache["a"] = 1
@@ -392,7 +392,7 @@ class TestTheEnd:
         "program",
         [
             "assert [cache['a'] for _ in range(10)]",
-            "_keeper._SECONDS = 0.05; assert [cache['a'] for _ in range(10)]; time.sleep(0.3)",
+            "keeper._SECONDS = 0.05; assert [cache['a'] for _ in range(10)]; time.sleep(0.3)",
             "cache['a']; cache.close()",
             "cache['a']; cache.self = cache; del cache",
             "txn = cache.transaction().__enter__(); txn['b'] = 1; cache['a']",

@@ -63,6 +63,7 @@ STRATA = [
     "computing.once",
     "memoize",
     "store",
+    "keeper",
     "cache",
     "",  # objstore itself: the public names
     "cli*  adapters*",  # these call public names only
