@@ -49,6 +49,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 T = TypeVar("T")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 S = TypeVar("S")
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -79,6 +80,8 @@ class Memoized(Protocol[P, R]):
 
     __wrapped__: Callable[P, R]
     """The function as it was, which computes each time."""
+    __name__: str
+    __qualname__: str
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """The result of the call: as it is kept, or else computed and kept."""
@@ -86,7 +89,9 @@ class Memoized(Protocol[P, R]):
     @overload
     def __get__(self, instance: None, owner: type) -> Self: ...
     @overload
-    def __get__(self: Memoized[Concatenate[S, Q], R], instance: S, owner: type | None = None) -> Callable[Q, R]: ...
+    def __get__(
+        self: Memoized[Concatenate[S, Q], R], instance: S, owner: type | None = None
+    ) -> MemoizedMethod[Q, R, Concatenate[S, Q]]: ...
 
     def cache_info(self) -> CacheInfo:
         """Hits and misses of this process, and how much is kept."""
@@ -105,6 +110,18 @@ class Memoized(Protocol[P, R]):
 
     def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Compute this call now, and keep that in the place of what was kept."""
+
+
+class MemoizedMethod(Protocol[Q, R_co, P]):
+    """A memoized function as a method of an object: called without it, where what stands beside takes it first."""
+
+    def __call__(self, *args: Q.args, **kwargs: Q.kwargs) -> R_co: ...
+    def cache_info(self) -> CacheInfo: ...
+    def cache_clear(self) -> None: ...
+    def cache_key(self, *args: P.args, **kwargs: P.kwargs) -> bytes: ...
+    def cache_contains(self, *args: P.args, **kwargs: P.kwargs) -> bool: ...
+    def cache_delete(self, *args: P.args, **kwargs: P.kwargs) -> bool: ...
+    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
 
 
 class Rules(NamedTuple):
@@ -370,7 +387,7 @@ class Computing(Writable[K, V]):
         except KeyError:
             if not rules.exceptions:
                 raise
-        return _Raised(self._readable(rules, self.__getitem__, key + _ERROR)), True
+        return _Raised(self._readable(rules, self.__getitem__, key + _ERROR)), True  # type: ignore[arg-type]
 
     def _readable(self, rules: Rules, recall: Callable[..., T], key: Any, *arguments: Any) -> T:
         try:
