@@ -60,9 +60,11 @@ def kind(request):
     return request.param
 
 
-@pytest.fixture
-def store(kind, location, clock):
-    """A store and a cache on each engine, which go by `clock`."""
+@pytest.fixture(params=[(Store, "lmdb"), (Store, "memory"), (Cache, "lmdb")], ids=["lmdb", "memory", "cache"])
+def store(request, tmp_path, clock):
+    """A store on each engine, and a cache, which go by `clock`."""
+    kind, engine = request.param
+    location = tmp_path / "a.store" if engine == "lmdb" else "memory://"
     with open_store(kind, location, durability="process", clock=clock) as store:
         yield store
 
@@ -467,11 +469,11 @@ class TestCalls:
 
 
 class TestBesideTheFunction:
-    def test_cache_info_has_the_fields_of_functools(self, store, kind):
+    def test_cache_info_has_the_fields_of_functools(self, store):
         kept = Calls().kept(store)
         info = kept.cache_info()
         assert info._fields == functools.lru_cache(plain).cache_info()._fields
-        assert info == (0, 0, 10_000 if kind is Cache else None, 0)
+        assert info == (0, 0, 10_000 if isinstance(store, Cache) else None, 0)
         kept(1), kept(1), kept(2), kept(1)
         assert kept.cache_info() == (2, 2, info.maxsize, 2)
         assert kept.cache_info() == (2, 2, info.maxsize, 2)  # looking is not counted
