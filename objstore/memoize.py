@@ -654,6 +654,9 @@ def _rules(
             raise TypeError(f"exceptions are types of Exception that are remembered, not {kind!r}")
     if store_if is not None and not callable(store_if):
         raise TypeError(f"store_if is a function of the result, not {store_if!r}")
+    for option, function in (("ttl", ttl), ("store_if", store_if)):
+        if _is(iscoroutinefunction, function):
+            raise TypeError(f"{option} is a function that nobody awaits, so not {function!r}")
     return Rules(what, ttl, check_tags(tags), seconds, kinds, store_if)
 
 

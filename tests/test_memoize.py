@@ -121,6 +121,10 @@ async def endless_async(n):
     yield n
 
 
+async def waits(result):
+    return result
+
+
 class Endless:
     def __call__(self, n):
         yield n
@@ -312,6 +316,8 @@ class TestWrongOptions:
             ({"exceptions": [KeyError, KeyboardInterrupt]}, TypeError, "exceptions"),
             ({"exceptions": BaseException}, TypeError, "exceptions"),
             ({"store_if": 3}, TypeError, "store_if"),
+            ({"store_if": waits}, TypeError, "store_if"),
+            ({"ttl": waits}, TypeError, "ttl"),
             ({"tags": "a"}, TypeError, "tags"),
             ({"tags": [3]}, TypeError, "tag"),
             ({"tags": [""]}, ValueError, "tag"),
