@@ -357,13 +357,13 @@ class Computing(Writable[K, V]):
 
     def _compute(self, job: _Job[Any], *, wait: bool = True) -> Any:
         """The result of a job that was not found; BUSY where somebody computes it, and it is not to wait."""
-        if self._read_only or self._engine.is_writing_here():
+        if self._read_only:
             return _given(job.make())
         return self._given(job, computations_of(self._engine).run(job, wait=wait, look_first=False))
 
     async def _await(self, job: _AsyncJob[Any], *, wait: bool = True) -> Any:
         """The same of a coroutine function."""
-        if self._read_only or self._engine.is_writing_here():
+        if self._read_only:
             return _given(await job.make())
         return self._given(job, await computations_of(self._engine).run_async(job, wait=wait, look_first=False))
 
@@ -585,7 +585,10 @@ def _called(kept: _Kept[T]) -> Callable[..., T]:
                 miss()
                 return result
         hit()
-        return _given(found)
+        try:
+            return _given(found)
+        finally:
+            del found  # which may know an error, which knows this frame
 
     def call(*args: Any, **kwargs: Any) -> Any:
         return answer(keys(*args, **kwargs), args, kwargs)
@@ -625,7 +628,10 @@ def _awaited(kept: _Kept[T]) -> Callable[..., Any]:
                 miss()
                 return result
         hit()
-        return _given(found)
+        try:
+            return _given(found)
+        finally:
+            del found  # which may know an error, which knows this frame
 
     return call
 

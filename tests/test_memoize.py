@@ -42,6 +42,7 @@ from objstore import (
 from objstore.calls.values import text_of
 from objstore.engines.base import put
 from objstore.mapping import DEFAULT
+from objstore.memoize import _Job, now
 from objstore.record import digest, key_digest
 
 # How long anything may take before it is said to hang.
@@ -435,6 +436,25 @@ class TestCalls:
                 assert left() is None
         finally:
             gc.enable()
+
+    def test_an_error_that_is_remembered_leaves_nothing_behind_when_it_is_raised_again(self, store):
+        class Argument:
+            pass
+
+        register_key(Argument, lambda _: 1)
+        kept = Calls(Wrong()).kept(store, exceptions=Wrong, ignore=["y"])
+        outcome(kept)
+        gc.disable()
+        try:
+            argument = Argument()
+            left = weakref.ref(argument)
+            with suppress(Wrong):
+                kept(y=argument)
+            del argument
+            assert left() is None
+        finally:
+            gc.enable()
+        assert kept.cache_info()[:2] == (1, 1)
 
     def test_recursion(self, store):
         @store.memoize(name="fibonacci")
@@ -1361,6 +1381,20 @@ class TestThreads:
         go_on.set()
         thread.join(LONG)
         assert slow.cache_contains()
+
+    def test_what_others_left_before_one_asked_does_not_count(self, store):
+        kept = Calls().kept(store)
+        job = kept.cache_info.__self__.job(_Job, kept.cache_key(), (), {})
+        before = now()
+        job.leave([1], None)
+        after = now()
+        assert job.left(before) == ([1], None)
+        assert after > before
+        assert job.left(after + 1) is None
+        job.leave(None, Wrong("a"))
+        result, error = job.left(after)
+        assert (result, error.args) == (None, ("a",))
+        assert kept.cache_info().currsize == 0
 
 
 def until_waiting(kept, number):
