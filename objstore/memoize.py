@@ -19,12 +19,12 @@ This room is about what is kept, for how long, and what is served:
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial, update_wrapper
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from itertools import count
-from threading import Lock
 from typing import (
     Any,
     Concatenate,
@@ -49,6 +49,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 T = TypeVar("T")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 S = TypeVar("S")
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -58,6 +59,7 @@ _log = logging.getLogger("objstore")
 _ERROR = b"!"  # behind the key of a call: an error that is remembered
 _LEFT = "left"
 _LEFT_SECONDS = 60.0
+_LONGEST = 1e9  # seconds, as of `expires_at`
 
 
 class CacheInfo(NamedTuple):
@@ -78,6 +80,8 @@ class Memoized(Protocol[P, R]):
 
     __wrapped__: Callable[P, R]
     """The function as it was, which computes each time."""
+    __name__: str
+    __qualname__: str
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """The result of the call: as it is kept, or else computed and kept."""
@@ -85,7 +89,9 @@ class Memoized(Protocol[P, R]):
     @overload
     def __get__(self, instance: None, owner: type) -> Self: ...
     @overload
-    def __get__(self: Memoized[Concatenate[S, Q], R], instance: S, owner: type | None = None) -> Callable[Q, R]: ...
+    def __get__(
+        self: Memoized[Concatenate[S, Q], R], instance: S, owner: type | None = None
+    ) -> MemoizedMethod[Q, R, Concatenate[S, Q]]: ...
 
     def cache_info(self) -> CacheInfo:
         """Hits and misses of this process, and how much is kept."""
@@ -106,6 +112,18 @@ class Memoized(Protocol[P, R]):
         """Compute this call now, and keep that in the place of what was kept."""
 
 
+class MemoizedMethod(Protocol[Q, R_co, P]):
+    """A memoized function as a method of an object: called without it, where what stands beside takes it first."""
+
+    def __call__(self, *args: Q.args, **kwargs: Q.kwargs) -> R_co: ...
+    def cache_info(self) -> CacheInfo: ...
+    def cache_clear(self) -> None: ...
+    def cache_key(self, *args: P.args, **kwargs: P.kwargs) -> bytes: ...
+    def cache_contains(self, *args: P.args, **kwargs: P.kwargs) -> bool: ...
+    def cache_delete(self, *args: P.args, **kwargs: P.kwargs) -> bool: ...
+    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+
+
 class Rules(NamedTuple):
     """What is kept of a function, and for how long."""
 
@@ -117,13 +135,17 @@ class Rules(NamedTuple):
     exceptions: tuple[type[Exception], ...] = ()
     store_if: Callable[[Any], object] | None = None
 
-    def ttl_of(self, result: Any, default: TTL) -> TTL:
-        """For how long a result is to be kept: None is for ever, and zero or less not at all."""
+    is_item: bool = False
+    """Whether it is an item of the user's: one that cannot be read is not computed over."""
+
+    def seconds_of(self, result: Any, default: TTL) -> float | None:
+        """For how long a result is fresh: None is for ever, and zero or less that it is not to be kept."""
         ttl = self.ttl(result) if callable(self.ttl) else self.ttl
         ttl = default if ttl is DEFAULT else ttl
-        if ttl is None:
-            return None
-        return (ttl.total_seconds() if isinstance(ttl, timedelta) else ttl) + self.stale
+        seconds = _in_seconds(ttl)
+        if not _is_number(seconds) or not seconds <= 0:
+            expires_at(seconds, 0)  # what is no time is said here
+        return cast("float | None", seconds)
 
 
 class _Raised(NamedTuple):
@@ -135,33 +157,49 @@ class _Raised(NamedTuple):
 class _Job(Generic[T]):
     """One call: how its result is found, computed and stored (see `computing.once`)."""
 
-    def __init__(self, results: Computing[Any, Any], key: Any, rules: Rules, make: Callable[[], T]) -> None:
+    def __init__(
+        self,
+        owner: Computing[Any, Any],
+        results: Computing[Any, Any],
+        key: Any,
+        rules: Rules,
+        function: Callable[[], T],
+    ) -> None:
         self.name = results._space.tree_key(key)
+        self.key = key
+        self.is_made = False
+        self.is_private = False  # whether nobody else has what came of it
+        self._owner = owner
         self._results = results
-        self._key = key
         self._rules = rules
-        self._compute = make
+        self._function = function
 
     def make(self) -> T | _Raised:
+        self.is_made = self.is_private = True
         try:
-            return self._compute()
+            return self._function()
         except self._rules.exceptions as exc:
             return _Raised(exc)
 
     def look(self) -> T | _Raised:
-        found, is_fresh = self._results._recall(self._key, self._rules)
+        found, is_fresh = self._results._recall(self.key, self._rules)
         if not is_fresh:
-            raise KeyError(self._key)
+            raise KeyError(self.key)
+        self.is_private = True
         return cast("T | _Raised", found)
 
     def keep(self, result: T | _Raised) -> bool:
-        return self._results._keep(self._key, result, self._rules)
+        return self._results._keep(self.key, result, self._rules)
 
     def leave(self, result: T | _Raised | None, error: Exception | None) -> None:
-        self._results._belonging(_LEFT).set(self.name, (now(), result, error), ttl=_LEFT_SECONDS)
+        self._owner._belonging(_LEFT).set(self.name, (now(), result, error), ttl=_LEFT_SECONDS)
 
     def left(self, since: float) -> tuple[T | _Raised | None, Exception | None] | None:
-        moment, result, error = self._results._belonging(_LEFT).get(self.name, (-1.0, None, None))
+        try:
+            moment, result, error = self._owner._belonging(_LEFT).get(self.name, (-1.0, None, None))
+        except (DecodeError, CorruptRecord):  # as of an error that cannot be built of what is pickled
+            return None
+        self.is_private = True
         return (result, error) if moment >= since else None
 
 
@@ -169,8 +207,9 @@ class _AsyncJob(_Job[T]):
     """The same of a coroutine function."""
 
     async def make(self) -> T | _Raised:  # type: ignore[override]
+        self.is_made = self.is_private = True
         try:
-            return cast("T", await cast("Awaitable[Any]", self._compute()))
+            return cast("T", await cast("Awaitable[Any]", self._function()))
         except self._rules.exceptions as exc:
             return _Raised(exc)
 
@@ -179,7 +218,7 @@ class _Anew(_Job[T]):
     """A call that is to be computed, whatever is kept."""
 
     def look(self) -> T | _Raised:
-        raise KeyError(self._key)
+        raise KeyError(self.key)
 
 
 class _AnewAsync(_AsyncJob[T], _Anew[T]):
@@ -216,13 +255,12 @@ class Computing(Writable[K, V]):
 
         Raises what the function raises, EncodeError, DecodeError, CorruptRecord.
         """
-        rules = _rules(f"key {key!r}", ttl, tags)
-        if iscoroutinefunction(function):
+        rules = _rules(f"key {key!r}", ttl, tags)._replace(is_item=True)
+        if _is(iscoroutinefunction, function):
             return self._get_or_await(key, function, rules)
-        try:
+        with suppress(KeyError):
             return self[key]
-        except KeyError:
-            return self._compute(_Job(self, key, rules, function))
+        return self._compute(_Job(self, self, key, rules, function))
 
     @overload
     def memoize(self, function: Callable[P, T], /) -> Memoized[P, T]: ...
@@ -296,12 +334,12 @@ class Computing(Writable[K, V]):
         if isinstance(function, (classmethod, staticmethod)):
             inner = self._memoize(function.__func__, name=name, keys_of=keys_of, rules=rules)
             return type(function)(inner)
-        if isgeneratorfunction(function) or isasyncgenfunction(function):
+        if _is(isgeneratorfunction, function) or _is(isasyncgenfunction, function):
             raise TypeError(f"{function!r} is a generator, of which nothing can be kept; return a list")
         rules = rules._replace(what=name_of(function, name))
         results = self._belonging(f"memo {rules.what}")
-        kept = _Kept(function, keys_of(function), rules, results)
-        return kept.decorate(_awaited(kept) if iscoroutinefunction(function) else _called(kept))
+        kept = _Kept(function, keys_of(function), rules, self, results)
+        return kept.decorate(_awaited(kept) if kept.is_async else _called(kept))
 
     def _belonging(self, what: str) -> Self:
         """The handle of something that belongs to this."""
@@ -313,34 +351,50 @@ class Computing(Writable[K, V]):
         return None
 
     async def _get_or_await(self, key: K, function: Callable[[], Any], rules: Rules) -> Any:
-        try:
+        with suppress(KeyError):
             return await off_loop(self.__getitem__, key)
-        except KeyError:
-            return await self._await(_AsyncJob(self, key, rules, function))
+        return await self._await(_AsyncJob(self, self, key, rules, function))
 
     def _compute(self, job: _Job[Any], *, wait: bool = True) -> Any:
         """The result of a job that was not found; BUSY where somebody computes it, and it is not to wait."""
-        if self._read_only or self._engine.is_writing_here():
+        if self._read_only:
             return _given(job.make())
-        return _given(computations_of(self._engine).run(job, wait=wait, look_first=False))
+        return self._given(job, computations_of(self._engine).run(job, wait=wait, look_first=False))
 
     async def _await(self, job: _AsyncJob[Any], *, wait: bool = True) -> Any:
         """The same of a coroutine function."""
-        if self._read_only or self._engine.is_writing_here():
+        if self._read_only:
             return _given(await job.make())
-        return _given(await computations_of(self._engine).run_async(job, wait=wait, look_first=False))
+        return self._given(job, await computations_of(self._engine).run_async(job, wait=wait, look_first=False))
+
+    def _given(self, job: _Job[Any], result: Any) -> Any:
+        """A result as the caller gets it: his own, where it can be copied."""
+        if not (job.is_private or result is BUSY or type(result) is _Raised):
+            with suppress(EncodeError):  # then he shares it with the one who computed it
+                tree_key, packed = self._space.pack(job.key, result)
+                return self._space.value(job.key, tree_key, bytes(packed))
+        try:
+            return _given(result)
+        finally:
+            del result  # which may know an error, which knows this frame
 
     def _recall(self, key: Any, rules: Rules) -> tuple[Any, bool]:
         """What is kept under a key, and whether it is fresh.  Raises KeyError."""
         try:
             if rules.stale:
-                return self._recall_with_age(key, rules.stale)
-            return self[key], True
+                return self._readable(rules, self._recall_with_age, key, rules.stale)
+            return self._readable(rules, self.__getitem__, key), True
         except KeyError:
             if not rules.exceptions:
                 raise
-            return _Raised(self[key + _ERROR]), True  # type: ignore[arg-type]
+        return _Raised(self._readable(rules, self.__getitem__, key + _ERROR)), True  # type: ignore[arg-type]
+
+    def _readable(self, rules: Rules, recall: Callable[..., T], key: Any, *arguments: Any) -> T:
+        try:
+            return recall(key, *arguments)
         except (DecodeError, CorruptRecord) as exc:
+            if rules.is_item:
+                raise
             _log.warning("the result of %s cannot be read, and is computed again: %s", rules.what, exc)
             raise KeyError(key) from exc
 
@@ -360,11 +414,14 @@ class Computing(Writable[K, V]):
         what = result.error if is_error else result
         if not is_error and rules.store_if is not None and not rules.store_if(what):
             return False
-        ttl = rules.ttl_of(what, self._default_ttl)
-        if isinstance(ttl, (int, float)) and ttl <= rules.stale:
+        seconds = rules.seconds_of(what, self._default_ttl)
+        if seconds is not None and seconds <= 0:
             return False
+        if seconds is not None and not is_error:
+            seconds += rules.stale
+        place, other = (key + _ERROR, key) if is_error else (key, key + _ERROR if rules.exceptions else None)
         try:
-            self.set(key + _ERROR if is_error else key, what, ttl=ttl, tags=rules.tags)
+            self.set(place, what, ttl=seconds, tags=rules.tags)
         except EncodeError as exc:
             if is_error:
                 _log.warning("an error of %s cannot be remembered: %s", rules.what, exc)
@@ -377,8 +434,8 @@ class Computing(Writable[K, V]):
         except StoreFull as exc:
             exc.add_note(f"It is the result of {rules.what}; leave such results out with store_if.")
             raise
-        if rules.exceptions and not is_error:
-            self.delete(key + _ERROR)
+        if other is not None:
+            self.delete(other)
         return True
 
 
@@ -389,38 +446,47 @@ class _Decorator(Protocol):
 
 
 def _given(result: Any) -> Any:
-    """A result as the caller gets it."""
-    if type(result) is _Raised:
-        raise result.error
-    return result
+    """A result, or its error."""
+    try:
+        if type(result) is _Raised:
+            raise result.error
+        return result
+    finally:
+        del result  # which knows the error, which knows this frame
 
 
 class _Tally:
-    """A number that any thread may count up by one, with `add()`."""
+    """A number that any thread may count up by one, with `add()`; no lock, which a fork could find held."""
 
     def __init__(self) -> None:
-        self.add = count().__next__
-        self._lock = Lock()
-        self._too_much = 0
+        self._count = count()
+        self.add = self._count.__next__
+        self._zero = 0
 
     def clear(self) -> None:
         """Begin at zero again."""
-        self._too_much += int(self)
+        self._zero += int(self)
 
     def __int__(self) -> int:
-        with self._lock:
-            number = self.add() - self._too_much
-            self._too_much += 1  # this look
-            return number
+        return int(repr(self._count)[len("count(") : -1]) - self._zero  # nothing else tells it without counting
 
 
 class _Kept(Generic[T]):
     """A function whose results are kept."""
 
-    def __init__(self, function: Callable[..., T], keys: KeyMaker, rules: Rules, results: Computing[Any, Any]) -> None:
+    def __init__(
+        self,
+        function: Callable[..., T],
+        keys: KeyMaker,
+        rules: Rules,
+        owner: Computing[Any, Any],
+        results: Computing[Any, Any],
+    ) -> None:
         self.function = function
+        self.is_async = _is(iscoroutinefunction, function)
         self.keys = keys
         self.rules = rules
+        self.owner = owner
         self.results = results
         self.hits = _Tally()
         self.misses = _Tally()
@@ -432,7 +498,7 @@ class _Kept(Generic[T]):
 
     def job(self, kind: type[_Job[Any]], key: bytes, args: Any, kwargs: Any) -> _Job[Any]:
         """One call."""
-        return kind(self.results, key, self.rules, partial(self.function, *args, **kwargs))
+        return kind(self.owner, self.results, key, self.rules, partial(self.function, *args, **kwargs))
 
     def decorate(self, call: Callable[..., Any]) -> Callable[..., Any]:
         """`call`, with all that stands beside a memoized function."""
@@ -443,7 +509,7 @@ class _Kept(Generic[T]):
             "cache_key": self.keys,
             "cache_contains": self.contains,
             "cache_delete": self.delete,
-            "refresh": self.refresh_async if iscoroutinefunction(self.function) else self.refresh,
+            "refresh": self.refresh_async if self.is_async else self.refresh,
         }
         vars(call).update(beside)
         return call
@@ -467,12 +533,34 @@ class _Kept(Generic[T]):
         key = self.keys(*args, **kwargs)
         return self.results.delete_many([key, key + _ERROR]) > 0
 
+    # Who refreshes must not be given what somebody began to compute before he asked.  So he has it computed once more
+    # where that is what he got; what he gets then began after he had asked.
+
     def refresh(self, *args: Any, **kwargs: Any) -> Any:
-        return self.results._compute(self.job(_Anew, self.keys(*args, **kwargs), args, kwargs))
+        job = self.job(_Anew, self.keys(*args, **kwargs), args, kwargs)
+        with _suppress_unless_made(job):
+            result = self.results._compute(job)
+            if job.is_made:
+                return result
+        return self.results._compute(job)
 
     async def refresh_async(self, *args: Any, **kwargs: Any) -> Any:
-        job = self.job(_AnewAsync, self.keys(*args, **kwargs), args, kwargs)
-        return await self.results._await(cast("_AsyncJob[Any]", job))
+        job = cast("_AnewAsync[Any]", self.job(_AnewAsync, self.keys(*args, **kwargs), args, kwargs))
+        with _suppress_unless_made(job):
+            result = await self.results._await(job)
+            if job.is_made:
+                return result
+        return await self.results._await(job)
+
+
+@contextmanager
+def _suppress_unless_made(job: _Job[Any]) -> Iterator[None]:
+    """Drop an error, except where this job itself has raised it."""
+    try:
+        yield
+    except Exception:
+        if job.is_made:
+            raise
 
 
 def _called(kept: _Kept[T]) -> Callable[..., T]:
@@ -488,6 +576,8 @@ def _called(kept: _Kept[T]) -> Callable[..., T]:
         try:
             found, is_fresh = results._recall(key, rules)
         except KeyError:
+            found = BUSY
+        if found is BUSY:  # not where the KeyError is, which would be seen in what the function raises
             return compute(key, args, kwargs)
         if not is_fresh:
             result = results._compute(kept.job(_Job, key, args, kwargs), wait=False)
@@ -495,7 +585,10 @@ def _called(kept: _Kept[T]) -> Callable[..., T]:
                 miss()
                 return result
         hit()
-        return _given(found)
+        try:
+            return _given(found)
+        finally:
+            del found  # which may know an error, which knows this frame
 
     def call(*args: Any, **kwargs: Any) -> Any:
         return answer(keys(*args, **kwargs), args, kwargs)
@@ -504,12 +597,12 @@ def _called(kept: _Kept[T]) -> Callable[..., T]:
         key = keys(*args, **kwargs)
         try:
             value = results[key]
-        except KeyError:
-            return compute(key, args, kwargs)
-        except (DecodeError, CorruptRecord):
-            return answer(key, args, kwargs)
-        hit()
-        return value
+        except (KeyError, DecodeError, CorruptRecord) as exc:
+            answers = compute if isinstance(exc, KeyError) else answer
+        else:
+            hit()
+            return value
+        return answers(key, args, kwargs)
 
     return plain_call if kept.is_plain else call
 
@@ -525,6 +618,8 @@ def _awaited(kept: _Kept[T]) -> Callable[..., Any]:
         try:
             found, is_fresh = await off_loop(results._recall, key, rules)
         except KeyError:
+            found = BUSY
+        if found is BUSY:  # as above
             miss()
             return await results._await(job)
         if not is_fresh:
@@ -533,7 +628,10 @@ def _awaited(kept: _Kept[T]) -> Callable[..., Any]:
                 miss()
                 return result
         hit()
-        return _given(found)
+        try:
+            return _given(found)
+        finally:
+            del found  # which may know an error, which knows this frame
 
     return call
 
@@ -550,15 +648,43 @@ def _rules(
     """The rules, if they make sense."""
     if not (ttl is DEFAULT or callable(ttl)):
         expires_at(ttl, 0)
-    if stale is not None:
-        expires_at(stale, 0)
-        if ttl is None or (ttl is DEFAULT and default_ttl is None):
-            raise ValueError("what is kept for ever never becomes stale; give a ttl beside stale")
-    seconds = stale.total_seconds() if isinstance(stale, timedelta) else stale or 0.0
-    kinds = (exceptions,) if isinstance(exceptions, type) else tuple(exceptions)
+    seconds = 0.0 if stale is None else _seconds(stale)
+    if seconds and (ttl is None or (ttl is DEFAULT and default_ttl is None)):
+        raise ValueError("what is kept for ever never becomes stale; give a ttl beside stale")
+    if isinstance(ttl, (int, float, timedelta)) and seconds + _in_seconds(ttl) >= _LONGEST:
+        raise ValueError(f"ttl and stale are less than a thousand million seconds together, not {ttl!r} and {stale!r}")
+    several = isinstance(exceptions, Iterable) and not isinstance(exceptions, type)
+    kinds = tuple(cast("Iterable[type[Exception]]", exceptions if several else (exceptions,)))
     for kind in kinds:
         if not (isinstance(kind, type) and issubclass(kind, Exception)):
             raise TypeError(f"exceptions are types of Exception that are remembered, not {kind!r}")
     if store_if is not None and not callable(store_if):
         raise TypeError(f"store_if is a function of the result, not {store_if!r}")
+    for option, function in (("ttl", ttl), ("store_if", store_if)):
+        if _is(iscoroutinefunction, function):
+            raise TypeError(f"{option} is a function that nobody awaits, so not {function!r}")
     return Rules(what, ttl, check_tags(tags), seconds, kinds, store_if)
+
+
+def _seconds(stale: Any) -> float:
+    seconds = _in_seconds(stale)
+    if not _is_number(seconds):
+        raise TypeError(f"stale is seconds or a timedelta, not {type(stale).__name__}")
+    if not 0 < seconds < _LONGEST:
+        raise ValueError(f"stale is a number of seconds between 0 and a thousand million, not {stale!r}")
+    return float(seconds)
+
+
+def _in_seconds(duration: Any) -> Any:
+    return duration.total_seconds() if isinstance(duration, timedelta) else duration
+
+
+def _is_number(seconds: Any) -> bool:
+    return isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+
+
+def _is(test: Callable[[Any], bool], function: Any) -> bool:
+    """Whether a function, or the object that is called, or what is within a partial, is of some kind."""
+    while isinstance(function, partial):
+        function = function.func
+    return test(function) or test(type(function).__call__)
