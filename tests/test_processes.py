@@ -355,7 +355,7 @@ class TestHandlesThatTravel:
     def test_a_handle_keeps_its_options_and_forgets_what_is_not_its_own(self, path):
         with Store(path, durability="relaxed", map_size=1 << 26, max_readers=17) as store:
             again = pickle.loads(pickle.dumps(store))
-            assert again.stats()[1:] == store.stats()[1:]
+            assert vars(again.stats()) | {"entries": 0} == vars(store.stats()) | {"entries": 0}
             assert again.stats().map_bytes == 1 << 26
             store["a"] = 1
             store.close()
