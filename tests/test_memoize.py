@@ -70,6 +70,13 @@ def store(request, tmp_path, clock):
         yield store
 
 
+@pytest.fixture
+def in_memory(clock):
+    """A store in memory: for what is no matter of stores."""
+    with Store("memory://", clock=clock) as store:
+        yield store
+
+
 class Calls:
     """A function that lists its calls; `result` is what it gives, and an error is raised."""
 
@@ -192,15 +199,15 @@ class TestWhatCanBeMemoized:
         "function",
         [endless, endless_async, functools.partial(endless, 1), Endless(), staticmethod(endless), classmethod(endless)],
     )
-    def test_generators_are_refused(self, store, function):
+    def test_generators_are_refused(self, in_memory, function):
         with pytest.raises(TypeError, match="generator"):
-            store.memoize(name="endless")(function)
+            in_memory.memoize(name="endless")(function)
 
     @pytest.mark.parametrize("function", [5, "name", object()])
-    def test_what_cannot_be_called_is_refused(self, store, function):
+    def test_what_cannot_be_called_is_refused(self, in_memory, function):
         for options in ({}, {"name": "name"}):
             with pytest.raises(TypeError, match="function is needed"):
-                store.memoize(**options)(function)
+                in_memory.memoize(**options)(function)
 
     def test_classes_and_functions_in_c(self, store):
         number = store.memoize(int)
@@ -343,9 +350,9 @@ class TestWrongOptions:
             store.memoize(stale=60)
 
     @pytest.mark.parametrize("options", [{"ttl": 0}, {"ttl": "x"}, {"tags": "a"}])
-    def test_those_of_get_or_compute(self, store, options):
+    def test_those_of_get_or_compute(self, in_memory, options):
         with pytest.raises((TypeError, ValueError), match=next(iter(options))):
-            store.get_or_compute("key", lambda: 1, **options)
+            in_memory.get_or_compute("key", lambda: 1, **options)
 
 
 class TestCalls:
@@ -634,12 +641,12 @@ class TestWhereResultsAre:
             ("1", "1\x00"),
         ],
     )
-    def test_strange_names_are_kept_apart(self, store, names):
-        one, other = (Calls(name).kept(store, name=name) for name in names)
+    def test_strange_names_are_kept_apart(self, in_memory, names):
+        one, other = (Calls(name).kept(in_memory, name=name) for name in names)
         assert [one(1), other(1), one(1), other(1)] == [*names, *names]
         one.cache_clear()
         assert other.cache_contains(1)
-        assert store.namespaces() == []
+        assert in_memory.namespaces() == []
 
     def test_a_name_of_its_own_may_be_long(self, store):
         def function():
@@ -710,9 +717,9 @@ class TestWhereResultsAre:
 
 class TestHowLong:
     @pytest.mark.parametrize("ttl", [10, 10.0, timedelta(seconds=10), lambda _: 10, lambda _: timedelta(seconds=10)])
-    def test_until_its_ttl_ends(self, store, clock, ttl):
+    def test_until_its_ttl_ends(self, in_memory, clock, ttl):
         function = Calls()
-        kept = function.kept(store, ttl=ttl)
+        kept = function.kept(in_memory, ttl=ttl)
         kept()
         clock.advance(9.999)
         kept()
@@ -742,9 +749,9 @@ class TestHowLong:
             assert kept.cache_contains()
 
     @pytest.mark.parametrize("ttl", [0, -1, timedelta(0), timedelta(-1), 0.0])
-    def test_zero_or_less_of_a_result_is_not_kept(self, store, ttl):
+    def test_zero_or_less_of_a_result_is_not_kept(self, in_memory, ttl):
         function = Calls()
-        kept = function.kept(store, ttl=lambda _: ttl)
+        kept = function.kept(in_memory, ttl=lambda _: ttl)
         assert [kept(), kept(), len(function), kept.cache_info().currsize] == ["result", "result", 2, 0]
 
     def test_it_may_depend_on_the_result(self, store, clock):
@@ -757,8 +764,8 @@ class TestHowLong:
         assert [kept.cache_contains(number) for number in (0, 5, 9, 10)] == [False, False, False, True]
 
     @pytest.mark.parametrize("ttl", ["abc", [1], True, float("nan"), 2e9])
-    def test_what_is_no_time_is_said_with_the_function(self, store, ttl):
-        kept = Calls().kept(store, ttl=lambda _: ttl)
+    def test_what_is_no_time_is_said_with_the_function(self, in_memory, ttl):
+        kept = Calls().kept(in_memory, ttl=lambda _: ttl)
         with pytest.raises((TypeError, ValueError), match="ttl"):
             kept()
         assert not kept.cache_contains()
@@ -858,9 +865,9 @@ class OneWay(Exception):
 
 class TestErrorsThatAreRemembered:
     @pytest.mark.parametrize("error", [Wrong("a", 1), KeyError("a"), LookupError(), OSError(2, "gone", "file")])
-    def test_they_are_raised_again(self, store, error):
+    def test_they_are_raised_again(self, in_memory, error):
         function = Calls(error)
-        kept = function.kept(store, exceptions=(LookupError, Wrong, OSError))
+        kept = function.kept(in_memory, exceptions=(LookupError, Wrong, OSError))
         raised = [outcome(kept, 1) for _ in range(3)]
         assert {type(each) for each in raised} == {type(error)}
         assert {each.args for each in raised} == {error.args}
