@@ -306,6 +306,7 @@ def removing(cache, items):
                 cache.popitem()
         elif number % 11 == 0:
             cache.delete_many([key, number - 1])
+    cache["last"] = 1  # so that something is there
 
 
 WAYS = [

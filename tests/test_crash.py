@@ -31,7 +31,7 @@ import pytest
 from objstore import Store, StoreCorrupt, StoreNotFound, check
 from objstore.engines.lmdb import registry
 
-KILLS = int(os.environ.get("OBJSTORE_KILLS", "10"))
+KILLS = int(os.environ.get("OBJSTORE_KILLS", "7"))
 THREADS = 4
 SPACES = ("", "users", "groups")
 TAGS = ("red", "blue")

@@ -43,7 +43,7 @@ from objstore.engines.lmdb import zerocopy
 from objstore.engines.lmdb.transactions import LmdbWriter
 
 ALL = os.environ.get("OBJSTORE_FAULTS") == "all"
-SAMPLE = {"full": 60, "relaxed": 20, "process": 20}
+SAMPLE = {"full": 36, "relaxed": 16, "process": 16}
 LEVELS = ("full", "relaxed", "process")
 
 

@@ -20,7 +20,7 @@ import pytest
 from programs import run
 
 FORKS = int(os.environ.get("OBJSTORE_FORKS", "150"))
-READERS = int(os.environ.get("OBJSTORE_READERS", "80"))
+READERS = int(os.environ.get("OBJSTORE_READERS", "40"))
 WRITERS = int(os.environ.get("OBJSTORE_WRITERS", "25"))
 GROWTHS = int(os.environ.get("OBJSTORE_GROWTHS", "40"))
 
