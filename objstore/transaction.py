@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self, TypeVar
+from weakref import WeakSet
 
 from objstore.codecs.base import Codec
 from objstore.engines.base import Engine, Reader, Stored, Writer, process
@@ -71,6 +72,21 @@ class Snapshot(Readable[K, V]):
         raise TypeError("a snapshot cannot be pickled; pickle the store, and take a snapshot where it arrives")
 
 
+class _Here(threading.local):
+    """The units of work of a thread, as long as somebody has them."""
+
+    def __init__(self) -> None:
+        self.units: WeakSet[Unit] = WeakSet()
+
+
+_here = _Here()
+
+
+def is_in_transaction() -> bool:
+    """Whether this thread has a transaction open, of whatever store: others may wait for its end."""
+    return any(unit.is_open() for unit in _here.units)
+
+
 class Unit:
     """The life of one write transaction, shared by its namespaces."""
 
@@ -83,6 +99,10 @@ class Unit:
         self._born = -1
         self._ended = False
         self.resting = False  # while a savepoint is open
+
+    def is_open(self) -> bool:
+        """Whether it has begun, in this process, and not ended."""
+        return self._writer is not None and self._born == process.generation
 
     def writer(self) -> Writer:
         """The engine's transaction, for one who may use it now."""
@@ -118,12 +138,15 @@ class Unit:
                 raise
         self._thread = threading.get_ident()
         self._born = process.generation
+        if self._outer is None:
+            _here.units.add(self)
 
     def end(self, commit: bool) -> None:
         self._check_owner()
         writer, self._writer = self._writer, None
         assert writer is not None
         self._ended = True
+        _here.units.discard(self)
         try:
             if commit and not self.resting:
                 writer.commit()

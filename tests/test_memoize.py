@@ -1241,6 +1241,29 @@ class TestKindsOfStores:
             assert kept.cache_info().currsize == 1
         assert (path / "data.mdb").read_bytes() == before
 
+    def test_in_a_transaction_of_another_store_nobody_waits_for_who_may_wait_for_that(self, store, tmp_path):
+        begun, calls = threading.Event(), []
+        with Store(tmp_path / "other.store") as other:
+
+            @store.memoize(name="f")
+            def f():
+                calls.append(threading.get_ident())
+                begun.set()
+                if len(calls) == 1:
+                    other["a"] = 1  # which waits for the transaction below
+                return 1
+
+            with other.transaction() as txn:
+                thread = threading.Thread(target=f, daemon=True)
+                thread.start()
+                assert begun.wait(20)
+                assert f() == 1
+                txn["b"] = 2
+            thread.join(20)
+            assert not thread.is_alive()
+            assert dict(other) == {"a": 1, "b": 2}
+            assert len(calls) == 2
+
     def test_in_a_transaction_it_is_computed_and_not_kept(self, store):
         function = Calls()
         kept = function.kept(store, exceptions=Wrong)

@@ -48,6 +48,7 @@ from objstore.computing.flights import (
 )
 from objstore.computing.lookout import Awaited, Deliver
 from objstore.engines.base import Engine, process
+from objstore.transaction import is_in_transaction
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -142,14 +143,14 @@ class Computations:
         `wait=False` gives BUSY where somebody else is computing it.  `look_first=False` leaves out the first look, for
         one who has looked.  Raises what the computation raises, whoever made it, or the engine.
 
-        In a thread that has a transaction of this engine open, it is computed and not stored: whoever stores waits for
-        the end of that transaction.
+        In a thread that has a transaction open, of whatever store, it is computed and not stored: whoever computes it
+        may wait for the end of that transaction.
         """
         if look_first:
             found = _looked(job)
             if not isinstance(found, _Nothing):
                 return found
-        if self._get_engine().is_writing_here():
+        if is_in_transaction() or self._get_engine().is_writing_here():
             return job.make()
         while True:
             leader = Leader()
@@ -259,7 +260,7 @@ class Computations:
             found = await off_loop(_looked, job)
             if not isinstance(found, _Nothing):
                 return found
-        if self._get_engine().is_writing_here():
+        if is_in_transaction() or self._get_engine().is_writing_here():
             return await job.make()
         loop = get_running_loop()
         while True:
