@@ -31,7 +31,7 @@ def usage_of(engine: Engine) -> Usage:
 
 @cache
 def _stop_at_the_end() -> None:
-    """Once, and not before there is an engine: what is registered later is called earlier, before engines are closed."""
+    """Once, when there is an engine: what is registered later is called earlier, before that is closed."""
     atexit.register(keeper.stop)
 
 
