@@ -242,7 +242,9 @@ class TestOpening:
                 assert third.stats().max_entries == 10
 
     @pytest.mark.parametrize(
-        "damaged", [b"", b"xx", b"\x09" + bytes(64), bytes(65)], ids=["empty", "short", "policy 9", "policy 0"]
+        "damaged",
+        [b"", b"xx", b"\x09" + bytes(64), bytes(65), b"\x01" + bytes(56) + b"\xff" * 8],
+        ids=["empty", "short", "policy 9", "policy 0", "misses"],
     )
     def test_a_damaged_ledger_is_found_and_the_store_closed_again(self, path, damaged):
         with Cache(path, max_entries=10) as cache:
