@@ -62,6 +62,7 @@ _use = struct.Struct(">QIQ")
 # What of it counts under a policy: what is lowest goes first.
 _RANKS = {1: slice(12, 20), 2: slice(8, 20), 3: slice(0, 8)}
 _MOST_USES = (1 << 32) - 1
+_MOST = 1 << 63
 
 _log = logging.getLogger("objstore")
 
@@ -119,9 +120,12 @@ class Ledger:
     def unpack(cls, stored: Stored) -> Ledger:
         """The ledger in these bytes.  Raises StoreCorrupt."""
         try:
-            ledger = cls(*_ledger.unpack(stored))
+            policy, *numbers = _ledger.unpack(stored)
+            if max(numbers) > _MOST:  # and more would not fit when it is written again
+                raise struct.error("a number that is never reached")
         except struct.error as exc:
             raise StoreCorrupt("the ledger of the cache is missing or damaged; begin anew with flag 'n'") from exc
+        ledger = cls(policy, *numbers)
         if ledger.policy not in _POLICY_NAMES:
             raise StoreCorrupt("the policy of the cache is none that there is; begin anew with flag 'n'")
         return ledger

@@ -1,7 +1,7 @@
 """The keeper: one thread that writes down what is read of caches where nobody writes.
 
 A process that writes takes along what it has read (see `cache`).  For one that only reads, this does it, once a second
-and for all its caches; the thread is there only while something is read.
+and at its end, for all its caches; the thread is there only while something is read.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import atexit
 import os
 import threading
 from contextlib import suppress
+from functools import cache
 from weakref import WeakKeyDictionary
 
 from objstore import eviction
@@ -23,8 +24,15 @@ _usages_lock = threading.RLock()
 
 def usage_of(engine: Engine) -> Usage:
     """What this process has used of a cache that it has open."""
+    _stop_at_the_end()
     with _usages_lock:
         return _usages.setdefault(engine, Usage())
+
+
+@cache
+def _stop_at_the_end() -> None:
+    """Once, when there is an engine: what is registered later is called earlier, before that is closed."""
+    atexit.register(keeper.stop)
 
 
 def _all_usages() -> list[tuple[Engine, Usage]]:
@@ -33,8 +41,15 @@ def _all_usages() -> list[tuple[Engine, Usage]]:
 
 
 def write_down(engine: Engine, usage: Usage) -> bool:
-    """Write down a batch of what was read; whether there was anything."""
+    """Write down a batch of what was read; whether there was anything, and it could be.
+
+    Beside an explicit transaction it could not: that may last, and nobody is to wait for what is not needed.  (Other
+    writes have no age, and are over at once.)
+    """
     if not usage.has_any():
+        return False
+    writing = engine.writing()
+    if writing is not None and writing.age is not None:
         return False
     recent = usage.take()
     try:
@@ -96,14 +111,21 @@ class Keeper:
         return is_used
 
     def stop(self) -> None:
-        """At the end of the interpreter, before stores are closed."""
+        """At the end of the interpreter, before stores are closed: a program may be shorter than a round of the thread.
+
+        What lives in memory ends with it, and needs nothing written down.
+        """
         self._stopped.set()
         if self._thread is not None:
             self._thread.join(self._SECONDS)
+        for engine, usage in _all_usages():
+            if usage.may_write and engine.name != "memory":
+                with suppress(StoreError):
+                    for _ in range(self._BATCHES):
+                        write_down(engine, usage)
 
 
 keeper = Keeper()
-atexit.register(keeper.stop)
 
 
 def _forget_in_child() -> None:

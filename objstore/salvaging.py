@@ -78,7 +78,7 @@ def salvage(
         before_items = takewhile(lambda item: item[0] < space.EXPIRY, remains.items(_tell_nobody, _tell_nobody))
         library = {tree_key: stored for tree_key, stored in before_items if stored is not None}
         found = _identity(library, os.fspath(source), keys)
-        ledger = _ledger(library)
+        ledger = None if found is not None and found.kind == "Store" else _ledger(library)
         what = found or _new_identity("Store" if ledger is None else "Cache", keys, store_id)
         sealing = sealing_of(what.sealing, keys, what.id) if identity.ring_of(what, keys) else None
         space_of = Space if what.kind == "Store" else partial(MeteredSpace, usage=Usage())
@@ -91,6 +91,8 @@ def salvage(
             work.store_batch(engine)
             if ledger is not None:
                 engine.transact(rebound, ledger.bounds)  # not before, or some of it would be evicted
+            elif what.kind == "Cache":
+                problems.append("the bounds of the cache are lost; give them when it is opened")
             if found is None:  # what its codec was, the records have told
                 if work.codec is None:
                     problems.append("the name of its codec is lost, which is one of somebody's own: open it with that")

@@ -16,6 +16,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 _MOST_RECENT = 1 << 16  # records whose use is remembered
+_MOST_NOTED = 4096  # by writing, before they are summed up
 _MERGED = 64  # of them in one transaction
 _MERGE_SECONDS = 1 / 64  # between two such
 
@@ -79,6 +80,8 @@ class Usage:
     def note_write(self, tree_key: bytes) -> None:
         """A record was stored in the place of another, which is a use of it, and no hit."""
         self.noted.extend((tree_key, WRITTEN))
+        if len(self.noted) > _MOST_NOTED:  # in explicit transactions, which take nothing along
+            self.fold()
 
     def fold(self) -> None:
         """Sum up what was noted."""

@@ -23,9 +23,9 @@ import numpy as np
 import pytest
 from books import assert_kept, ledger_of, recount
 
-from objstore import Cache, ReadOnlyStore, Store, StoreClosed, StoreFull, StoreNotFound, WrongKind
+from objstore import Cache, ReadOnlyStore, Store, StoreClosed, StoreFull, StoreNotFound, WrongKind, salvage
 from objstore.engines.base import put
-from objstore.eviction import METER, room_for
+from objstore.eviction import METER, Ledger, room_for
 
 STEPS = int(os.environ.get("OBJSTORE_CACHE_STEPS", "900"))
 
@@ -679,6 +679,28 @@ class TestTheAudit:
             store["a"] = 1
             store._engine.transact(put, b"\x00c", bytes(65))
             assert not store.check().ok
+
+    def test_a_store_into_which_somebody_put_a_ledger_is_salvaged_as_a_store(self, path, tmp_path):
+        with Store(path) as store:
+            store["a"] = 1
+            store._engine.transact(put, b"\x00c", Ledger(max_entries=1).pack())
+        assert salvage(path, tmp_path / "b.store").entries == 1
+        with Store(tmp_path / "b.store") as salvaged:
+            assert dict(salvaged) == {"a": 1}
+            assert salvaged.check().ok
+
+    def test_salvaging_tells_that_the_bounds_are_lost(self, path, tmp_path):
+        with Cache(path, max_entries=10) as cache:
+            fill(cache)
+            cache._engine.transact(put, b"\x00c", b"?")
+        report = salvage(path, tmp_path / "b.store")
+        assert (report.entries, report.problems) == (
+            10,
+            ("the bounds of the cache are lost; give them when it is opened",),
+        )
+        with Cache(tmp_path / "b.store", max_entries=10) as salvaged:
+            assert len(salvaged) == 10
+            assert salvaged.check().ok
 
 
 # Which goes first

@@ -247,6 +247,23 @@ class TestReaders:
                 assert found == [5_000]
                 assert "a" not in cache
 
+    def test_nobody_waits_to_write_down_what_he_has_read(self, path, fast_keeper):
+        """Closing, and the thread, look whether a transaction is open; what is not written down then goes later."""
+        with Cache(path, max_entries=10) as cache:
+            cache["a"] = 1
+
+            def read(send):
+                with Cache(path) as other, Cache(path):
+                    assert other["a"] == 1
+                    wait_until(keepers)
+                    wait_until(lambda: not keepers())
+                    assert other._usage.has_any()
+                send("closed")
+
+            with cache.transaction() as txn:
+                txn["b"] = 1
+                assert list(results(read, seconds=20)) == ["closed"]
+
     def test_the_reads_of_a_process_that_never_writes_are_written_down(self, path, fast_keeper):
         with Cache(path, max_entries=10) as cache:
             cache.update((number, number) for number in range(10))
@@ -406,6 +423,18 @@ class TestTheEnd:
         with Cache(path) as cache:
             assert cache["a"] == 1
             assert_kept(cache)
+
+    def test_a_short_program_that_closes_nothing_has_used_what_it_read(self, path):
+        """Or a script that runs every hour would lose what it uses every time."""
+        with Cache(path, max_entries=200) as cache:
+            cache.update((number, number) for number in range(200))
+        program = "cache = Cache(sys.argv[1]); assert [cache[number] for number in range(100)]"
+        assert run("import sys; from objstore import Cache; " + program, path, seconds=30) == ""
+        with Cache(path) as cache:
+            assert cache.stats().hits == 100
+            for number in range(1_000, 1_050):
+                cache[number] = number
+            assert sum(number in cache for number in range(100)) > 90
 
     @pytest.mark.skipif("OBJSTORE_CACHE_SECONDS" not in os.environ, reason="it waits for seconds: in the long form")
     def test_a_process_ends_where_another_writes(self, path):

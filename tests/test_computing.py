@@ -11,6 +11,7 @@ import gc
 import signal
 import threading
 import time
+import weakref
 from contextlib import suppress
 
 import children
@@ -826,3 +827,84 @@ class TestTheClaim:
 
 def computations_lookout():
     return here.lookout
+
+
+class Held(Exception):
+    """An error, which knows the frames that it went through, and they what they hold."""
+
+
+class Missed(KeyError):
+    """The same."""
+
+
+def fail():
+    raise Held
+
+
+def give_error():
+    try:
+        fail()
+    except Held as exc:
+        return [exc]
+
+
+async def fail_later():
+    fail()
+
+
+async def give_error_later():
+    return give_error()
+
+
+class Unstored(Job):
+    """What comes of it goes nowhere; an error is remembered where it goes."""
+
+    def __init__(self, engine, make):
+        super().__init__(engine, "name", make, stores=False)
+        self.missed = []
+
+    def look(self):
+        error = Missed()
+        self.missed.append(weakref.ref(error))
+        try:
+            raise error
+        finally:
+            del error
+
+
+class TestNothingIsKept:
+    """What nobody uses any more goes at once, and does not wait for the garbage collector: it may be large."""
+
+    @pytest.fixture(autouse=True)
+    def no_collector(self):
+        gc.collect()
+        gc.disable()
+        yield
+        gc.enable()
+
+    @pytest.mark.parametrize("make", [fail, give_error])
+    def test_of_a_thread(self, engine, computations, make):
+        def error_of_one():
+            try:
+                return weakref.ref(computations.run(Unstored(engine, make))[0])
+            except Held as exc:
+                return weakref.ref(exc)
+
+        assert error_of_one()() is None
+
+    @pytest.mark.parametrize("make", [fail_later, give_error_later])
+    def test_of_a_task(self, engine, computations, make):
+        async def errors_of_one():
+            job = Unstored(engine, make)
+            try:
+                error = weakref.ref((await computations.run_async(job))[0])
+            except Held as exc:
+                error = weakref.ref(exc)
+            return [error, *job.missed]
+
+        async def main():
+            errors = await errors_of_one()
+            await asyncio.sleep(0.01)  # the helper lets go
+            return {error() for error in errors}
+
+        assert asyncio.run(main()) == {None}

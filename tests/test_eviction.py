@@ -189,6 +189,12 @@ class TestNotes:
         assert len(cache._usage.noted) <= 5_000
         assert cache.stats().hits == 30_000
 
+    def test_however_often_transactions_overwrite_they_are_few(self, cache):
+        for number in range(5_000):
+            with cache.transaction() as txn:
+                txn["a"] = number
+        assert len(cache._usage.noted) < 5_000
+
     def test_what_was_read_is_not_lost_with_a_write_that_fails(self, cache):
         cache["a"] = 1
         assert [cache["a"] for _ in range(5)] == [1] * 5
@@ -236,7 +242,9 @@ class TestOpening:
                 assert third.stats().max_entries == 10
 
     @pytest.mark.parametrize(
-        "damaged", [b"", b"xx", b"\x09" + bytes(64), bytes(65)], ids=["empty", "short", "policy 9", "policy 0"]
+        "damaged",
+        [b"", b"xx", b"\x09" + bytes(64), bytes(65), b"\x01" + bytes(56) + b"\xff" * 8],
+        ids=["empty", "short", "policy 9", "policy 0", "misses"],
     )
     def test_a_damaged_ledger_is_found_and_the_store_closed_again(self, path, damaged):
         with Cache(path, max_entries=10) as cache:

@@ -165,7 +165,10 @@ class Computations:
                 return BUSY
             if not wait_for(flight):
                 return _alone(job)
-            result = _outcome(flight, job)
+            try:
+                result = _outcome(flight, job)
+            finally:
+                del flight  # which knows the error, which knows this frame
             if not isinstance(result, _Nothing):
                 return result
 
@@ -188,6 +191,7 @@ class Computations:
         return engine
 
     def _lead(self, flight: Flight, job: Job[R], wait: bool) -> R | Busy:
+        result: R | None = None
         try:
             found = self._begin(flight, job)
             if found is BUSY:
@@ -212,6 +216,7 @@ class Computations:
         finally:
             flight.finish(GIVEN_UP)  # if it is not finished yet
             del flight  # which knows the error, which knows this frame
+            result = None  # which may hold one, too: that of a computation was raised beneath this frame
 
     def _begin(self, flight: Flight, job: Storage[R]) -> _Landed[R] | Busy | None:
         """Claim, and then look once more: what was stored meanwhile, if anything; BUSY where the claim is taken."""
@@ -274,7 +279,10 @@ class Computations:
             del leader
             if not await wait_for_async(flight, leads):
                 return await _alone_async(job)
-            result = await self._outcome(flight, job, leads)
+            try:
+                result = await self._outcome(flight, job, leads)
+            finally:
+                del flight  # which knows the error, which knows this frame
             if not isinstance(result, _Nothing):
                 return result
 
@@ -294,6 +302,7 @@ class Computations:
     async def _fly(self, flight: Flight, leader: Leader, job: AsyncJob[R], wait: bool) -> None:
         """Lead a flight in a task of its own."""
         may_wait = computing_flight() is None
+        result: R | None = None
         try:
             found = await off_loop(self._begin, flight, job)
             if found is BUSY:
@@ -318,6 +327,7 @@ class Computations:
         finally:
             flight.finish(GIVEN_UP)  # if it is not finished yet
             del flight, leader
+            result = None  # as in `_lead`
 
     async def _get_claim_async(self, flight: Flight, job: AsyncJob[R], may_wait: bool) -> _Landed[R] | None:
         if may_wait:
@@ -416,4 +426,7 @@ async def off_loop(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) 
         future = get_running_loop().run_in_executor(here.get_helpers(), call)
     except RuntimeError:  # the interpreter ends, and begins no threads any more
         return call()
-    return await future
+    try:
+        return await future
+    finally:
+        del future  # which knows the error, which knows this frame
