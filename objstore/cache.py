@@ -17,7 +17,7 @@ from objstore import eviction
 from objstore.codecs.base import Codec
 from objstore.codecs.compression import Compression
 from objstore.codecs.keyring import KeyOption
-from objstore.engines.base import DURABILITY_KEY, Engine, Stored, Writer
+from objstore.engines.base import DURABILITY_KEY, Disposable, Engine, Stored, Writer
 from objstore.errors import StoreError, StoreNotFound
 from objstore.eviction import POLICIES, Bounds, Ledger, MeteredSpace, NoRoom
 from objstore.keeper import keeper, usage_of, write_down
@@ -94,6 +94,8 @@ class Cache(Store[K, V]):
     """
 
     _kind: ClassVar[str] = "Cache"
+    _new_space = MeteredSpace
+    _space: MeteredSpace
 
     def __init__(
         self,
@@ -106,12 +108,14 @@ class Cache(Store[K, V]):
         policy: str | None = None,
         **options: Unpack[Options],
     ) -> None:
+        for name in options.keys() - Options.__annotations__.keys():
+            raise TypeError(f"a Cache has no option {name!r}; its own are max_size, max_entries, ttl and policy")
         self._bounds = _checked(max_size, max_entries, policy)
         check_ttl(ttl, 0)
         self._default_ttl = ttl
         is_bare = max_size is None and max_entries is None and ttl is None
         if not is_bare:  # else nobody could say what bounds the new one has
-            self._disposable = "disposable" if max_size is None and max_entries is None else "disposable bounded"
+            self._disposable = Disposable(bounded=max_size is not None or max_entries is not None)
         try:
             if is_bare and flag == "n":
                 raise StoreNotFound
@@ -132,8 +136,6 @@ class Cache(Store[K, V]):
             self.close()
             raise
 
-    _space: MeteredSpace
-
     def _take_over_bounds(self) -> None:
         """Record the bounds that are given, and evict what is too much for them."""
         if self._read_only or not eviction.would_change(self._reader(), self._bounds):
@@ -145,8 +147,6 @@ class Cache(Store[K, V]):
     def _initial(self) -> dict[bytes, bytes]:
         return {**eviction.initial(self._bounds), DURABILITY_KEY: b"process"}
 
-    _new_space = MeteredSpace
-
     def _attach(self, engine: Engine, space: Space, read_only: bool) -> None:
         self._usage = usage_of(engine)
         self._usage.clock = space.clock
@@ -154,12 +154,20 @@ class Cache(Store[K, V]):
         self._usage.may_write = self._usage.may_write or not self._read_only
         self._space.usage = self._usage
         self._keeps_no_books = False
-        self._transact = self.__dict__.pop("_apply")
 
     def _of_handle(self, other: Store[Any, Any]) -> None:
         super()._of_handle(other)
         assert isinstance(other, Cache)
         self._bounds, self._default_ttl = other._bounds, other._default_ttl
+
+    def _apply_by(self, transact: Callable[..., Any]) -> None:
+        self._transact = transact
+
+    def namespace(self, name: str, *, codec: Codec | str | None = None) -> Cache[Any, Any]:
+        """A mapping of its own under the same bound, with its own keys; as in a `Store`."""
+        namespace = super().namespace(name, codec=codec)
+        assert isinstance(namespace, Cache)
+        return namespace
 
     # What is read
 
@@ -206,14 +214,9 @@ class Cache(Store[K, V]):
         """Apply the change, and with it, now and then, what was read."""
         if not self._usage.is_due():
             return self._telling(function, *arguments)
-        recent = self._usage.take()
-        try:
+        with self._usage.taking() as recent:
             result: D = self._telling(_merge_and, recent, function, *arguments)
-        except BaseException:
-            self._usage.give_back(recent)
-            raise
-        self._usage.settle(recent)
-        return result
+            return result
 
     def _telling(self, function: Callable[..., D], *arguments: Any) -> D:
         """Apply the change, and log what that evicted when it is committed."""

@@ -68,7 +68,7 @@ _log = logging.getLogger("objstore")
 
 
 class NoRoom(Exception):
-    """To put something, more than a batch has to be evicted first: `bytes` and `entries` are to be free."""
+    """To put something, more than a batch has to be evicted first: `size` bytes and `entries` are to be free."""
 
     def __init__(self, size: int, entries: int) -> None:
         super().__init__(size, entries)
@@ -124,10 +124,12 @@ class Ledger:
             if max(numbers) > _MOST:  # and more would not fit when it is written again
                 raise struct.error("a number that is never reached")
         except struct.error as exc:
-            raise StoreCorrupt("the ledger of the cache is missing or damaged; begin anew with flag 'n'") from exc
+            raise StoreCorrupt(
+                "the ledger of the cache is missing or damaged; begin anew with flag 'n', or salvage it"
+            ) from exc
         ledger = cls(policy, *numbers)
         if ledger.policy not in _POLICY_NAMES:
-            raise StoreCorrupt("the policy of the cache is none that there is; begin anew with flag 'n'")
+            raise StoreCorrupt("the policy of the cache is none that there is; salvage it, or begin anew with flag 'n'")
         return ledger
 
     def pack(self) -> bytes:
@@ -261,7 +263,8 @@ class MeteredSpace(Space):
     def delete(self, txn: Writer, tree_key: bytes) -> bool:
         ledger = Ledger.read(txn)
         there = self._remove(txn, ledger, tree_key)
-        txn.put(LEDGER_KEY, ledger.pack())
+        if there:
+            txn.put(LEDGER_KEY, ledger.pack())
         return there
 
     def sweep(self, txn: Writer, index_key: bytes) -> bool:
@@ -296,8 +299,11 @@ class MeteredSpace(Space):
             if evicted >= BATCH and not self.is_patient:
                 return False
             victim = self._victim(txn, ledger.policy, keep)
-            if victim is None:
-                return True  # what the ledger counts is not there
+            if victim is None:  # what the ledger counts is not there, but for what stays
+                stays = txn.head(keep) if keep else None
+                ledger.entries = 0 if stays is None else 1
+                ledger.bytes = 0 if stays is None else room_for(keep, stays[1])
+                return True
             owner = self._owner(txn, victim)
             if _log.isEnabledFor(logging.DEBUG):
                 stored = txn.get(victim)

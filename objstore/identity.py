@@ -59,6 +59,12 @@ def ring_of(identity: Identity, keys: Keys) -> KeyRing | None:
     return keys.encryption if identity.sealing == "encrypted" else keys.signing
 
 
+def seal_name(identity: Identity, keys: Keys) -> str:
+    """What tells the seal of a store that is made with these keys from others; "-" is none."""
+    ring = ring_of(identity, keys)
+    return "-" if identity.sealing is None or ring is None else f"{identity.sealing}-{ring.newest.hex()}"
+
+
 def _mac(identity: Identity, ring: KeyRing, key_id: bytes) -> bytes:
     text = _text(identity._replace(mac=None))
     return blake2b(text, digest_size=32, key=ring.subkeys(b"objstore store")[key_id]).hexdigest().encode()

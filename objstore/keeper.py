@@ -51,13 +51,8 @@ def write_down(engine: Engine, usage: Usage) -> bool:
     writing = engine.writing()
     if writing is not None and writing.age is not None:
         return False
-    recent = usage.take()
-    try:
+    with usage.taking() as recent:
         engine.transact(eviction.merge, recent)
-    except BaseException:
-        usage.give_back(recent)
-        raise
-    usage.settle(recent)
     return True
 
 

@@ -23,7 +23,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial, update_wrapper
-from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
+from inspect import isasyncgenfunction, iscoroutine, iscoroutinefunction, isgeneratorfunction
 from itertools import count
 from typing import (
     Any,
@@ -59,6 +59,7 @@ _log = logging.getLogger("objstore")
 _ERROR = b"!"  # behind the key of a call: an error that is remembered
 _LEFT = "left"
 _LEFT_SECONDS = 60.0
+_LARGEST_LEFT = 64 * 1024  # bytes; what is not to be kept is not to take much room
 _LONGEST = 1e9  # seconds, as of `expires_at`
 
 
@@ -138,9 +139,14 @@ class Rules(NamedTuple):
     is_item: bool = False
     """Whether it is an item of the user's: one that cannot be read is not computed over."""
 
-    def seconds_of(self, result: Any, default: TTL) -> float | None:
-        """For how long a result is fresh: None is for ever, and zero or less that it is not to be kept."""
-        ttl = self.ttl(result) if callable(self.ttl) else self.ttl
+    def seconds_of(self, result: Any, default: TTL, is_error: bool) -> float | None:
+        """For how long a result is fresh: None is for ever, and zero or less that it is not to be kept.
+
+        An error has the default where the ttl is a function of the result.
+        """
+        ttl = self.ttl
+        if callable(ttl):
+            ttl = DEFAULT if is_error else ttl(result)
         ttl = default if ttl is DEFAULT else ttl
         seconds = _in_seconds(ttl)
         if not _is_number(seconds) or not seconds <= 0:
@@ -182,7 +188,7 @@ class _Job(Generic[T]):
             return _Raised(exc)
 
     def look(self) -> T | _Raised:
-        found, is_fresh = self._results._recall(self.key, self._rules)
+        found, is_fresh = self._results._recall(self.key, self._rules, self._results._peek)  # the call is noted already
         if not is_fresh:
             raise KeyError(self.key)
         self.is_private = True
@@ -192,12 +198,14 @@ class _Job(Generic[T]):
         return self._results._keep(self.key, result, self._rules)
 
     def leave(self, result: T | _Raised | None, error: Exception | None) -> None:
-        self._owner._belonging(_LEFT).set(self.name, (now(), result, error), ttl=_LEFT_SECONDS)
+        place, left = self._owner._belonging(_LEFT), (now(), result, error)
+        if len(bytes(place._space.pack(self.name, left)[1])) <= _LARGEST_LEFT:
+            place.set(self.name, left, ttl=_LEFT_SECONDS)
 
     def left(self, since: float) -> tuple[T | _Raised | None, Exception | None] | None:
         try:
-            moment, result, error = self._owner._belonging(_LEFT).get(self.name, (-1.0, None, None))
-        except (DecodeError, CorruptRecord):  # as of an error that cannot be built of what is pickled
+            moment, result, error = self._owner._belonging(_LEFT)._peek(self.name)
+        except (KeyError, DecodeError, CorruptRecord):  # as of an error that cannot be built of what is pickled
             return None
         self.is_private = True
         return (result, error) if moment >= since else None
@@ -253,7 +261,8 @@ class Computing(Writable[K, V]):
         `ttl` is that of `set`, or a function of the result that gives it (zero or less: it is not stored). In a
         transaction of the same thread, and where the store is open for reading, it is computed and not stored.
 
-        Raises what the function raises, EncodeError, DecodeError, CorruptRecord.
+        Raises what the function raises, EncodeError, DecodeError, CorruptRecord; StoreFull where the result takes more
+        than the bound of a cache, or there is no room on the disk.
         """
         rules = _rules(f"key {key!r}", ttl, tags)._replace(is_item=True)
         if _is(iscoroutinefunction, function):
@@ -310,10 +319,12 @@ class Computing(Writable[K, V]):
         `tags`: as in `set`; `delete_tag` of this store forgets the results, too.
         `stale`: seconds, or a timedelta: for so long after its ttl a result is served on, while one caller computes it
         anew.
-        `exceptions`: types of errors that are remembered like results.
+        `exceptions`: types of errors that are remembered like results, where they can be pickled and built again; for
+        the default ttl of the store, where `ttl` is a function.
         `store_if`: a function of the result: whether it is kept.
 
-        What the function returns must be what the store can hold, else EncodeError is raised. In a transaction of the
+        What the function returns must be what the store can hold, else EncodeError is raised, or StoreFull where it
+        takes more than the bound of a cache, or there is no room on the disk. In a transaction of the
         same thread, and where the store is open for reading, a miss is computed and not kept. Beside the function stand
         those of `Memoized`.
 
@@ -378,35 +389,41 @@ class Computing(Writable[K, V]):
         finally:
             del result  # which may know an error, which knows this frame
 
-    def _recall(self, key: Any, rules: Rules) -> tuple[Any, bool]:
-        """What is kept under a key, and whether it is fresh.  Raises KeyError."""
+    def _recall(self, key: Any, rules: Rules, read: Callable[[Any], Any] | None = None) -> tuple[Any, bool]:
+        """What is kept under a key, and whether it is fresh.  Raises KeyError.
+
+        `read` is how it is read, where that is not to count.
+        """
+        read = read or self.__getitem__
         try:
-            if rules.stale:
-                return self._readable(rules, self._recall_with_age, key, rules.stale)
-            return self._readable(rules, self.__getitem__, key), True
+            found = self._readable(rules, read, key)
+            return found, not rules.stale or self._is_fresh(key, rules.stale)
         except KeyError:
             if not rules.exceptions:
                 raise
-        return _Raised(self._readable(rules, self.__getitem__, key + _ERROR)), True  # type: ignore[arg-type]
+        return _Raised(self._readable(rules, read, key + _ERROR)), True
 
-    def _readable(self, rules: Rules, recall: Callable[..., T], key: Any, *arguments: Any) -> T:
+    def _readable(self, rules: Rules, read: Callable[[Any], T], key: Any) -> T:
         try:
-            return recall(key, *arguments)
+            return read(key)
         except (DecodeError, CorruptRecord) as exc:
             if rules.is_item:
                 raise
             _log.warning("the result of %s cannot be read, and is computed again: %s", rules.what, exc)
             raise KeyError(key) from exc
 
-    def _recall_with_age(self, key: Any, stale: float) -> tuple[Any, bool]:
-        space, moment = self._space, self._space.now()
-        tree_key = space.tree_key(key)
-        stored = self._find(tree_key)
-        value = space.value(key, tree_key, stored, moment)
-        assert stored is not None, "else there is no value"
-        found = space.look(tree_key, stored, len(stored), lambda _: stored, moment)
-        expires = None if found is None else found.header.expires_at
-        return value, expires is None or moment < expires - stale * 1_000_000
+    def _peek(self, key: Any) -> Any:
+        """The value of a key, which does not count as read.  Raises KeyError."""
+        tree_key = self._space.tree_key(key)
+        return self._space.value(key, tree_key, self._record(tree_key))
+
+    def _is_fresh(self, key: Any, stale: float) -> bool:
+        """Whether what is kept is not only served because nothing newer is there."""
+        moment = self._space.now()
+        _, header = self._present(key, moment)
+        if header is None:  # it has ended since
+            return False
+        return header.expires_at is None or moment < header.expires_at - stale * 1_000_000
 
     def _keep(self, key: Any, result: Any, rules: Rules) -> bool:
         """Store a result, if it is to be stored; whether it was."""
@@ -414,7 +431,7 @@ class Computing(Writable[K, V]):
         what = result.error if is_error else result
         if not is_error and rules.store_if is not None and not rules.store_if(what):
             return False
-        seconds = rules.seconds_of(what, self._default_ttl)
+        seconds = rules.seconds_of(what, self._default_ttl, is_error)
         if seconds is not None and seconds <= 0:
             return False
         if seconds is not None and not is_error:
@@ -426,16 +443,31 @@ class Computing(Writable[K, V]):
             if is_error:
                 _log.warning("an error of %s cannot be remembered: %s", rules.what, exc)
                 return False
-            raise EncodeError(
-                f"the result of {rules.what} cannot be stored: {exc.__cause__}; return what the store can hold, or "
-                f"leave such results out with store_if",
-                key,
-            ) from exc
+            if iscoroutine(what):
+                what.close()
+                hint = "it gave a coroutine; give the coroutine function itself"
+            else:
+                hint = f"{exc.__cause__}; return what the store can hold, or leave such results out with store_if"
+            raise EncodeError(f"the result of {rules.what} cannot be stored: {hint}", key) from exc
         except StoreFull as exc:
             exc.add_note(f"It is the result of {rules.what}; leave such results out with store_if.")
             raise
+        if is_error and not self._comes_back(place, rules):
+            return False
         if other is not None:
             self.delete(other)
+        return True
+
+    def _comes_back(self, place: Any, rules: Rules) -> bool:
+        """Whether an error that was stored can be built again; else it is not kept."""
+        try:
+            self._peek(place)
+        except DecodeError as exc:
+            _log.warning("an error of %s cannot be remembered: %s", rules.what, exc)
+            self.delete(place)
+            return False
+        except KeyError:  # it has ended already, or made room
+            return True
         return True
 
 

@@ -24,7 +24,7 @@ from objstore.codecs.keyring import KeyOption, keys_of, portable
 from objstore.codecs.sealing import sealing_of
 from objstore.codecs.table import codec_of
 from objstore.engines import connect, path_of
-from objstore.engines.base import IDENTITY_KEY, Activity, Engine, Held, Progress, Reader, Stored, Writer
+from objstore.engines.base import IDENTITY_KEY, Activity, Disposable, Engine, Held, Progress, Reader, Stored, Writer
 from objstore.errors import ReadOnlyStore, StoreClosed, UnsupportedOperation
 from objstore.mapping import DEFAULT, TTL, pairs
 from objstore.memoize import Computing
@@ -142,6 +142,7 @@ class Store(Computing[K, V]):
             raise ValueError(f"map_size is a number of bytes from 64 KiB to 64 TiB, not {map_size!r}")
         if not (isinstance(max_readers, int) and 1 <= max_readers <= 1 << 20):
             raise ValueError(f"max_readers is a number from 1 to a million, not {max_readers!r}")
+        new = identity.new(self._kind, "pickle" if given is None else given.name, keys)
         options: dict[str, Any] = {
             "map_size": map_size,
             "max_readers": max_readers,
@@ -149,9 +150,8 @@ class Store(Computing[K, V]):
             "immutable": immutable,
             "network": network,
             "readahead": readahead,
-            "disposable": self._disposable,
+            "disposable": self._disposable and self._disposable._replace(seal=identity.seal_name(new, keys)),
         }
-        new = identity.new(self._kind, "pickle" if given is None else given.name, keys)
         # What makes no sense, or is not installed, is found before anything is made.
         Space("", given or codec_of(new.codec), sealing=sealing_of(new.sealing, keys, new.id))
         self._check = partial(identity.check, kind=self._kind, codec=given, keys=keys)
@@ -184,7 +184,7 @@ class Store(Computing[K, V]):
         self._attach(engine, space, read_only=flag == "r")
 
     _new_space: ClassVar[type[Space]] = Space
-    _disposable = ""  # the mark of one that may begin empty where it is suspect
+    _disposable: Disposable | None = None  # whether it may begin empty where it is suspect
 
     def _initial(self) -> dict[bytes, bytes]:
         """What a new store begins with, but for its identity."""
@@ -202,10 +202,13 @@ class Store(Computing[K, V]):
         self._there = engine.contains  # type: ignore[method-assign,assignment]
         refuse: Any = partial(_refuse, engine.location)
         self._write: Callable[[], Writer] = refuse if self._read_only else engine.write
-        self._apply = refuse if self._read_only else engine.transact  # type: ignore[method-assign]
+        self._apply_by(refuse if self._read_only else engine.transact)
         self._put_beside: Callable[..., bool] = refuse if self._read_only else engine.put_beside
         self._compact: Callable[..., None] = refuse if self._read_only else engine.compact
         self._keeps_no_books = not space.prefix and self._default_ttl is None
+
+    def _apply_by(self, transact: Callable[..., Any]) -> None:
+        self._apply = transact  # type: ignore[method-assign]
 
     def _find_by(self, get: Callable[[bytes], Stored | None]) -> None:
         self._find = get  # type: ignore[method-assign,assignment]
@@ -237,7 +240,8 @@ class Store(Computing[K, V]):
         closed: Any = _Closed(self.location)
         self._engine = closed
         self._find = self._record = self._there = closed.refuse  # type: ignore[method-assign]
-        self._apply = self._write = self._put_beside = self._compact = closed.refuse  # type: ignore[method-assign]
+        self._apply_by(closed.refuse)
+        self._write = self._put_beside = self._compact = closed.refuse
         engine.release(self)
 
     def __enter__(self) -> Self:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from heapq import nlargest
 from itertools import islice
 from typing import Any, NamedTuple
@@ -145,6 +146,17 @@ class Usage:
     def is_due(self, seconds: float = 0.0) -> bool:
         """Whether the next write should take something along: nobody did for so many seconds above the usual."""
         return self.has_any() and time.monotonic() >= self._next_merge + seconds
+
+    @contextmanager
+    def taking(self) -> Iterator[Recent]:
+        """What the write in this block takes along; it is given back where that fails."""
+        taken = self.take()
+        try:
+            yield taken
+        except BaseException:
+            self.give_back(taken)
+            raise
+        self.settle(taken)
 
     def take(self) -> Recent:
         """What the next write takes along; it must be settled then, or given back if that fails."""

@@ -18,6 +18,7 @@ import signal
 import threading
 import time
 import weakref
+from contextlib import suppress
 
 import pytest
 from books import assert_kept, ledger_of, recount
@@ -493,16 +494,19 @@ def crashed(path, monkeypatch):
     def crash(kind=Cache, **options):
         child = os.fork()
         if child == 0:
-            store = kind(path, **options)
-            for number in range(5):
-                store[number] = number
-            os._exit(0)
-        os.waitpid(child, 0)
+            with suppress(StoreError, ValueError):  # else the child would go on with the tests
+                store = kind(path, **options)
+                for number in range(5):
+                    store[number] = number
+                os._exit(0)
+            os._exit(1)
+        assert os.waitpid(child, 0)[1] == 0
         monkeypatch.setattr(directory, "boot_id", lambda: "another boot")
 
     return crash
 
 
+KEY, OTHER_KEY = bytes(range(32)), bytes(range(32, 64))
 BOUNDS = {"max_entries": 4, "max_size": 50_000, "policy": "lfu"}
 
 
@@ -531,6 +535,41 @@ class TestACrashOfTheMachine:
             Cache(path, **options)
         assert (path / "data.mdb").read_bytes() == before
         assert objstore.check(path).entries == 4
+
+    def test_who_would_leave_it_without_bounds_is_told(self, crashed, path):
+        crashed(**BOUNDS)
+        with pytest.raises(StoreSuspect):
+            Cache(path, ttl=10)
+        assert objstore.check(path).entries == 4
+
+    @pytest.mark.parametrize("options", [{"ttl": 20}, BOUNDS])
+    def test_one_without_bounds_begins_empty_for_everybody(self, crashed, path, options):
+        crashed(ttl=1000)
+        with Cache(path, **options) as cache:
+            assert cache.stats().entries == 0
+
+    @pytest.mark.parametrize("options", [{}, {"signing_key": OTHER_KEY}, {"encryption_key": KEY}])
+    def test_who_has_not_its_key_is_told(self, crashed, path, options):
+        crashed(**BOUNDS, signing_key=KEY)
+        with pytest.raises(StoreSuspect):
+            Cache(path, **BOUNDS, **options)
+        with Cache(path, **BOUNDS, signing_key=KEY) as cache:
+            assert (cache.stats().entries, cache.stats().sealing) == (0, "signed")
+
+    def test_a_backup_is_disposable_too(self, path, tmp_path, monkeypatch):
+        with Cache(path, **BOUNDS) as cache:
+            cache["a"] = 1
+            cache.backup(tmp_path / "backup")
+        path = tmp_path / "backup"
+        child = os.fork()
+        if child == 0:
+            cache = Cache(path)
+            cache["b"] = 1
+            os._exit(0)
+        os.waitpid(child, 0)
+        monkeypatch.setattr(directory, "boot_id", lambda: "another boot")
+        with Cache(path, **BOUNDS) as cache:
+            assert dict(cache) == {}
 
     @pytest.mark.parametrize("flag", ["r", "w", "c"])
     def test_a_store_is_never_emptied(self, crashed, path, flag):

@@ -12,7 +12,7 @@ import pytest
 
 from objstore import Cache, StoreCorrupt
 from objstore.engines.base import put
-from objstore.eviction import BATCH, LEDGER_KEY, _meter_key
+from objstore.eviction import BATCH, LEDGER_KEY, Ledger, _meter_key
 from objstore.usage import Usage
 
 
@@ -100,6 +100,16 @@ class TestRoom:
         cache.update((number, -number) for number in range(5))
         assert dict(cache) == {number: -number if number < 5 else number for number in range(10)}
         assert cache.stats().evicted == 0
+
+    def test_a_ledger_that_counts_too_much_is_put_right(self, cache):
+        cache.update((number, number) for number in range(5))
+        ledger = Ledger.read(cache._engine.read())
+        ledger.entries = 1 << 40
+        cache._engine.transact(put, LEDGER_KEY, ledger.pack())
+        cache["a"] = 1
+        cache["b"] = 2
+        assert dict(cache) == {"a": 1, "b": 2}
+        assert cache.check().ok
 
     def test_it_is_found_where_all_that_was_remembered_has_gone(self, cache):
         cache.update((number, number) for number in range(10))

@@ -42,7 +42,7 @@ from objstore import (
 from objstore.calls.values import text_of
 from objstore.engines.base import put
 from objstore.mapping import DEFAULT
-from objstore.memoize import _Job, now
+from objstore.memoize import _Job, _rules, now
 from objstore.record import digest, key_digest
 
 # How long anything may take before it is said to hang.
@@ -893,11 +893,13 @@ class TestErrorsThatAreRemembered:
         function.result = "result"
         assert kept() == "result"
 
-    def test_the_ttl_may_depend_on_them(self, store, clock):
+    def test_a_ttl_that_depends_on_the_result_is_none_of_theirs(self, store, clock):
         function = Calls(Wrong(5))
-        kept = function.kept(store, exceptions=Wrong, ttl=lambda result: result.args[0])
-        outcome(kept), outcome(kept), clock.advance(5), outcome(kept)
-        assert len(function) == 2
+        kept = function.kept(store, exceptions=Wrong, ttl=lambda result: result["age"])
+        assert type(outcome(kept)) is Wrong
+        clock.advance(5)
+        assert type(outcome(kept)) is Wrong
+        assert len(function) == 1
 
     def test_stale_is_no_matter_of_theirs(self, store, clock):
         function = Calls(Wrong())
@@ -947,7 +949,7 @@ class TestErrorsThatAreRemembered:
         kept = function.kept(store, exceptions=OneWay)
         assert [type(outcome(kept)) for _ in range(2)] == [OneWay] * 2
         assert len(function) == 2
-        assert "cannot be read" in caplog.text
+        assert "an error of function cannot be remembered" in caplog.text
         assert not kept.cache_contains()
         function.result = "result"
         assert [kept(), kept()] == ["result", "result"]
@@ -1240,6 +1242,28 @@ class TestKindsOfStores:
             assert "key" not in store
             assert kept.cache_info().currsize == 1
         assert (path / "data.mdb").read_bytes() == before
+
+    def test_each_call_counts_once(self, tmp_path, clock):
+        with Cache(tmp_path / "a.cache", max_entries=100, clock=clock) as cache:
+            plain = Calls().kept(cache)
+            aging = Calls().kept(cache, name="aging", ttl=10, stale=10)
+            for _ in range(2):
+                for number in range(3):
+                    plain(number), aging(number)
+            assert cache.stats().hits == cache.stats().misses == 6
+            clock.advance(25)
+            aging(0), aging(0)
+            assert (cache.stats().hits, cache.stats().misses) == (7, 7)
+
+    def test_what_is_not_kept_takes_no_room(self, tmp_path):
+        with Cache(tmp_path / "a.cache", max_size=1_000_000) as cache:
+            cache.update({number: bytes(3_000) for number in range(100)})
+            job = _Job(cache, cache, "key", _rules("f", DEFAULT, ()), lambda: None)
+            job.leave(bytes(900_000), None)
+            assert job.left(0.0) is None
+            job.leave(bytes(9_000), None)
+            assert job.left(0.0) == (bytes(9_000), None)
+            assert cache.stats().evicted == 0
 
     def test_in_a_transaction_of_another_store_nobody_waits_for_who_may_wait_for_that(self, store, tmp_path):
         begun, calls = threading.Event(), []

@@ -68,6 +68,14 @@ class Lookout:
         self._is_ending = True
 
     def _look_out(self) -> None:
+        try:
+            self._look_while_awaited()
+        finally:
+            with self._lock:
+                if self._thread is threading.current_thread():  # it was ended by an error: another may begin
+                    self._thread = None
+
+    def _look_while_awaited(self) -> None:
         while True:
             self._news.clear()
             with self._lock:

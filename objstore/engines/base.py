@@ -98,6 +98,16 @@ class Activity(NamedTuple):
     """Commits that followed the state it reads; all that they freed stays in the file meanwhile."""
 
 
+class Disposable(NamedTuple):
+    """What a store is whose values can be computed again, so that it may begin empty where it is suspect.
+
+    Whoever empties it gives it bounds if it has some, and the same seal.
+    """
+
+    bounded: bool
+    seal: str = "-"
+
+
 class Inspection(NamedTuple):
     """What another process needs to look through one state of a store without its engine."""
 

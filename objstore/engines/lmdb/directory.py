@@ -13,7 +13,7 @@ of the file, so nobody else may open it, and one process has one descriptor (the
 And its text says what the data file cannot say of itself:
 
     objstore 1                 the store was made completely
-    disposable [bounded]       where it is suspect, it may be emptied, by one who gives it bounds if it has some
+    disposable <bounds> <seal> where it is suspect, it may be emptied (see `base.Disposable`)
     dirty <boot id>            unsynced writes were begun under this boot of the machine
     failed <boot id>           a sync failed under it
 
@@ -42,6 +42,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
+from objstore.engines.base import Disposable
 from objstore.engines.lmdb.datafile import DATA
 from objstore.engines.lmdb.errors import translated_os
 from objstore.engines.lmdb.filesystem import network_type, others_may_write
@@ -61,6 +62,7 @@ MAKING = "objstore.making"
 
 _COMPLETE = "objstore 1"
 _DISPOSABLE = "disposable"
+_BOUNDED, _UNBOUNDED = "bounded", "unbounded"
 _DIRTY = "dirty"
 _FAILED = "failed"
 _TEXT_BYTES = 256  # of our file; what comes behind it are notes (see `activity`)
@@ -71,9 +73,9 @@ _OPENING = 1  # the byte of our file that is locked by whoever opens the environ
 class Directory:
     """The directory at `path`: from `open` to `close` this process holds the shared lock."""
 
-    def __init__(self, path: str, private: bool, max_readers: int, disposable: str = "") -> None:
+    def __init__(self, path: str, private: bool, max_readers: int, disposable: Disposable | None = None) -> None:
         self.path = path
-        self._disposable = disposable  # the mark that it gets where it is made
+        self._disposable = disposable
         self.was_emptied = False
         self.private = private
         self._max_readers = max_readers
@@ -206,13 +208,18 @@ class Directory:
         self.lock_shared()
 
     @property
-    def is_marked_disposable(self) -> str:
-        """The mark that says so, if there is one."""
-        return "".join(self._marks(_DISPOSABLE))
+    def marked_disposable(self) -> Disposable | None:
+        """What its text says of that."""
+        for mark in self._marks(_DISPOSABLE):
+            _, bounds, seal, *_ = f"{mark}  ".split(" ")  # also where it is damaged
+            return Disposable(bounds != _UNBOUNDED, seal)
+        return None
 
     def _may_be_emptied(self) -> bool:
-        mark = self.is_marked_disposable
-        return self.suspect and bool(mark) and self._disposable in (mark, f"{_DISPOSABLE} bounded")
+        mine, there = self._disposable, self.marked_disposable
+        if mine is None or there is None or mine.seal != there.seal:
+            return False
+        return self.suspect and (mine.bounded or not there.bounded)
 
     def _empty(self, make: Callable[[str], None]) -> None:
         """Put a new store in the place of one that is suspect, unless somebody else did."""
@@ -304,7 +311,7 @@ class Directory:
         With `keeps_rights` they belong to whom the old files belong, and may be used by the same.  If that fails, what
         there was is as it was, and has its room again.
         """
-        marks = self._marks(_DISPOSABLE) if keeps_rights else [self._disposable] if self._disposable else []
+        marks = self._marks(_DISPOSABLE) if keeps_rights else _mark_of(self._disposable)
         self.remove_making()
         os.mkdir(self.making, 0o700)
         lock = os.path.join(self.making, LOCK)
@@ -472,6 +479,12 @@ class Directory:
 
     def _marks(self, kind: str) -> list[str]:
         return [line for line in self._text().splitlines() if line.startswith(kind)]
+
+
+def _mark_of(disposable: Disposable | None) -> list[str]:
+    if disposable is None:
+        return []
+    return [f"{_DISPOSABLE} {_BOUNDED if disposable.bounded else _UNBOUNDED} {disposable.seal}"]
 
 
 def text_of(found: bytes) -> str:

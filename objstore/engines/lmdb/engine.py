@@ -19,6 +19,7 @@ from objstore.engines.base import (
     IDENTITY_KEY,
     OWN_TRANSACTION,
     Activity,
+    Disposable,
     Engine,
     Held,
     Inspection,
@@ -93,7 +94,7 @@ class Options(NamedTuple):
     immutable: bool = False
     readahead: bool = True
     network: bool = False
-    disposable: str = ""  # see `directory`
+    disposable: Disposable | None = None
 
 
 class LmdbEngine(Engine):
@@ -793,7 +794,7 @@ class LmdbEngine(Engine):
     def backup(self, path: str, verify: Verify, progress: Progress | None) -> None:
         private = self._directory is None or self._directory.private
         with self.kept_open(), translated_os(path):
-            disposable = "" if self._directory is None else self._directory.is_marked_disposable
+            disposable = None if self._directory is None else self._directory.marked_disposable
             directory = Directory(os.path.abspath(path), private, self.options.max_readers, disposable)
             directory.make_new(lambda making: self._copy(making, verify, progress), registry.claimed)
 
