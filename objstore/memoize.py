@@ -259,7 +259,8 @@ class Computing(Writable[K, V]):
         awaited: `await store.get_or_compute(key, function)`.
 
         `ttl` is that of `set`, or a function of the result that gives it (zero or less: it is not stored). In a
-        transaction of the same thread, and where the store is open for reading, it is computed and not stored.
+        transaction of the same thread, of whatever store, and where this one is open for reading, it is computed and not
+        stored.
 
         Raises what the function raises, EncodeError, DecodeError, CorruptRecord; StoreFull where the result takes more
         than the bound of a cache, or there is no room on the disk.
@@ -324,9 +325,9 @@ class Computing(Writable[K, V]):
         `store_if`: a function of the result: whether it is kept.
 
         What the function returns must be what the store can hold, else EncodeError is raised, or StoreFull where it
-        takes more than the bound of a cache, or there is no room on the disk. In a transaction of the
-        same thread, and where the store is open for reading, a miss is computed and not kept. Beside the function stand
-        those of `Memoized`.
+        takes more than the bound of a cache, or there is no room on the disk. In a transaction of the same thread, of
+        whatever store, and where this one is open for reading, a miss is computed and not kept. Beside the function
+        stand those of `Memoized`.
 
         Raises TypeError for what is no such function, and for options that make no sense; ValueError for a function
         without a name of its own.
