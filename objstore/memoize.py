@@ -259,8 +259,8 @@ class Computing(Writable[K, V]):
         awaited: `await store.get_or_compute(key, function)`.
 
         `ttl` is that of `set`, or a function of the result that gives it (zero or less: it is not stored). In a
-        transaction of the same thread, of whatever store, and where this one is open for reading, it is computed and not
-        stored.
+        transaction of the same thread, of whatever store, and where this one is open for reading, it is computed and
+        not stored.
 
         Raises what the function raises, EncodeError, DecodeError, CorruptRecord; StoreFull where the result takes more
         than the bound of a cache, or there is no room on the disk.
