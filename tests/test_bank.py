@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import pytest
 from programs import run
 
-TRANSFERS = int(os.environ.get("OBJSTORE_TRANSFERS", "1500"))
+TRANSFERS = int(os.environ.get("OBJSTORE_TRANSFERS", "1100"))
 IS_LONG = TRANSFERS >= 100_000
 PROCESSES, THREADS = (8, 4) if IS_LONG else (4, 2)
 HOURS = 3600 * (1 + TRANSFERS // 1_000_000)

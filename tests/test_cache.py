@@ -27,7 +27,7 @@ from objstore import Cache, ReadOnlyStore, Store, StoreClosed, StoreFull, StoreN
 from objstore.engines.base import put
 from objstore.eviction import METER, Ledger, room_for
 
-STEPS = int(os.environ.get("OBJSTORE_CACHE_STEPS", "900"))
+STEPS = int(os.environ.get("OBJSTORE_CACHE_STEPS", "700"))
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ from objstore.audit import audit
 from objstore.engines.lmdb import inspect
 from objstore.engines.lmdb.datafile import DataFile, state_text
 
-FLIPS = os.environ.get("OBJSTORE_FLIPS", "1500")
+FLIPS = os.environ.get("OBJSTORE_FLIPS", "1000")
 BATCH = 2000
 LONGEST_SECONDS = 10.0
 

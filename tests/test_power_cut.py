@@ -64,7 +64,7 @@ from workloads import (
 from objstore import Store, StoreError, StoreNotFound, StoreSuspect
 from objstore.engines.lmdb import directory as lmdb_directory
 
-CUTS = int(os.environ.get("OBJSTORE_CUTS", "150"))
+CUTS = int(os.environ.get("OBJSTORE_CUTS", "120"))
 FEWER = max(100, CUTS // 10)  # where one thing alone is looked at
 CUTS_OF_ONE = 500  # of one run of a workload
 

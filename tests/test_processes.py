@@ -24,7 +24,7 @@ from programs import run
 from objstore import ReadOnlyStore, Store, TransactionError
 from objstore.engines.lmdb import registry
 
-FORKS = int(os.environ.get("OBJSTORE_FORKS", "100"))
+FORKS = int(os.environ.get("OBJSTORE_FORKS", "70"))
 ROOT = Path(__file__).parent.parent
 LIMIT = 120 + FORKS  # seconds; a hang ends here, nothing else does
 

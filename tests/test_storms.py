@@ -19,10 +19,10 @@ import sys
 import pytest
 from programs import run
 
-FORKS = int(os.environ.get("OBJSTORE_FORKS", "150"))
+FORKS = int(os.environ.get("OBJSTORE_FORKS", "100"))
 READERS = int(os.environ.get("OBJSTORE_READERS", "40"))
-WRITERS = int(os.environ.get("OBJSTORE_WRITERS", "25"))
-GROWTHS = int(os.environ.get("OBJSTORE_GROWTHS", "40"))
+WRITERS = int(os.environ.get("OBJSTORE_WRITERS", "15"))
+GROWTHS = int(os.environ.get("OBJSTORE_GROWTHS", "25"))
 
 PRELUDE = """
     import faulthandler, gc, os, random, signal, subprocess, sys, threading, time
