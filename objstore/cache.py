@@ -6,8 +6,8 @@ an opener says of the bounds, noting what is read, and taking that along with wh
 
 from __future__ import annotations
 
-import logging
 import os
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,13 +26,14 @@ from objstore.space import Space
 from objstore.space import expires_at as check_ttl
 from objstore.store import Stats, Store
 from objstore.transaction import Transaction, Unit
-from objstore.usage import EXPIRED, Recent, Usage
+from objstore.usage import EXPIRED, UNREAD, Recent, Usage
 
 K = TypeVar("K")
 V = TypeVar("V")
 D = TypeVar("D")
 
-_log = logging.getLogger("objstore")
+
+_DEBUG = 10  # logging.DEBUG
 
 
 class Options(TypedDict, total=False):
@@ -116,19 +117,16 @@ class Cache(Store[K, V]):
         is_bare = max_size is None and max_entries is None and ttl is None
         if not is_bare:  # else nobody could say what bounds the new one has
             self._disposable = Disposable(bounded=max_size is not None or max_entries is not None)
+        if is_bare and flag == "n":
+            raise TypeError(_UNBOUNDED)
         try:
-            if is_bare and flag == "n":
-                raise StoreNotFound
             super().__init__(location, "w" if is_bare and flag == "c" else flag, **options)
         except StoreNotFound as exc:
-            if not is_bare or flag not in ("c", "n"):
+            if not is_bare or flag != "c":
                 raise
-            raise TypeError(
-                "a new Cache needs a bound, max_size (bytes) or max_entries, or a ttl; what shall keep everything is a "
-                "Store"
-            ) from exc
+            raise TypeError(_UNBOUNDED) from exc
         if self._engine.was_emptied:
-            _log.warning("the cache at %r begins empty: the machine went down with unsynced writes", self.location)
+            _log().warning("the cache at %r begins empty: the machine went down with unsynced writes", self.location)
         self._arguments["ttl"] = ttl
         try:
             self._take_over_bounds()
@@ -220,9 +218,9 @@ class Cache(Store[K, V]):
 
     def _telling(self, function: Callable[..., D], *arguments: Any) -> D:
         """Apply the change, and log what that evicted when it is committed."""
-        if not _log.isEnabledFor(logging.DEBUG):
+        if not _is_told():
             return self._transact(function, *arguments)  # type: ignore[no-any-return]
-        evicted: list[Any] = []
+        evicted: list[tuple[str, Any]] = []
         result: D = self._transact(_listing, self._usage, evicted, function, *arguments)
         _tell(self.location, evicted)
         return result
@@ -264,6 +262,11 @@ class Cache(Store[K, V]):
         return CacheStats(**{**vars(super().stats()), **counted})
 
 
+_UNBOUNDED = (
+    "a new Cache needs a bound, max_size (bytes) or max_entries, or a ttl; what shall keep everything is a Store"
+)
+
+
 def _checked(max_size: int | None, max_entries: int | None, policy: str | None) -> Bounds:
     for name, bound in (("max_size", max_size), ("max_entries", max_entries)):
         if bound is not None and (isinstance(bound, bool) or not isinstance(bound, int)):
@@ -302,16 +305,34 @@ def _merge_and(txn: Writer, recent: Recent, function: Callable[..., D], *argumen
     return function(txn, *arguments)
 
 
-def _listing(txn: Writer, usage: Usage, evicted: list[Any], function: Callable[..., D], *arguments: Any) -> D:
+def _listing(
+    txn: Writer, usage: Usage, evicted: list[tuple[str, Any]], function: Callable[..., D], *arguments: Any
+) -> D:
     evicted.clear()  # what it listed when it was run before was not committed
     usage.evicted = evicted
-    return function(txn, *arguments)
+    try:
+        return function(txn, *arguments)
+    finally:
+        usage.evicted = UNREAD
+
+
+def _is_told() -> bool:
+    """Whether somebody wants to read of what is evicted; not to be asked in a transaction, as nothing of logging is."""
+    # Nobody does who has not loaded it, or another thread is about to.
+    get_logger = getattr(sys.modules.get("logging"), "getLogger", None)
+    return get_logger is not None and get_logger("objstore").isEnabledFor(_DEBUG)
+
+
+def _log() -> Any:
+    from logging import getLogger  # here: not cheap to load, and seldom needed
+
+    return getLogger("objstore")
 
 
 def _tell(location: str, evicted: Iterable[tuple[str, Any]]) -> None:
     """Log what was evicted; not in a transaction: that runs code of others."""
     for namespace, key in evicted:
-        _log.debug("evicted %r of namespace %r from the cache at %r", key, namespace, location)
+        _log().debug("evicted %r of namespace %r from the cache at %r", key, namespace, location)
 
 
 class _TellingUnit(Unit):
@@ -320,11 +341,13 @@ class _TellingUnit(Unit):
     usage: Usage
 
     def begin(self) -> None:
+        is_told = _is_told()
         super().begin()
-        self.usage.evicted = []
+        self.usage.evicted = [] if is_told else UNREAD
 
     def end(self, commit: bool) -> None:
-        evicted = self.usage.evicted
+        self._check_owner()
+        evicted, self.usage.evicted = self.usage.evicted, UNREAD
         super().end(commit)
         if commit:
             _tell(self.engine.location, evicted)

@@ -23,7 +23,6 @@ long.  The numbers are stored on disk: DO NOT CHANGE THEM.
 
 from __future__ import annotations
 
-import logging
 import random
 import struct
 from collections.abc import Iterable, Sequence
@@ -34,9 +33,9 @@ from objstore.codecs.base import Codec
 from objstore.engines.base import Reader, Stored, Writer
 from objstore.errors import StoreCorrupt, StoreFull
 from objstore.keys import show
-from objstore.record import PLAIN_MARK, Packed, key_digest
+from objstore.record import Packed, key_digest
 from objstore.space import CATALOG, EXPIRES_USED, INITIAL_METERED, METER, Space
-from objstore.usage import Recent, Usage
+from objstore.usage import UNREAD, Recent, Usage
 
 LEDGER_KEY = b"\x00c"
 
@@ -51,7 +50,6 @@ _SWEPT = 8  # expired records that one put removes, at most
 _SAMPLE = 8
 _REMEMBERED = 16  # the worst of former samples
 
-
 # How a tree of LMDB lies in its file, usually; what a bound counts is the same on every engine.
 _PAGE_BYTES = 4096
 _LARGEST_NODE = 2000
@@ -63,8 +61,6 @@ _use = struct.Struct(">QIQ")
 _RANKS = {1: slice(12, 20), 2: slice(8, 20), 3: slice(0, 8)}
 _MOST_USES = (1 << 32) - 1
 _MOST = 1 << 63
-
-_log = logging.getLogger("objstore")
 
 
 class NoRoom(Exception):
@@ -220,7 +216,7 @@ class MeteredSpace(Space):
         grown = size - (0 if old is None else room_for(tree_key, old[1]))
         if ledger.lacks(grown, old is None) and not self._evict(txn, ledger, grown, old is None, keep=tree_key):
             raise NoRoom(grown, old is None)
-        dropped = 0 if old is None or old[0][:1] == PLAIN_MARK else self._unindex(txn, tree_key, old)
+        dropped = self._unindex(txn, tree_key, old)
         txn.put(tree_key, packed)
         added = self._index(txn, tree_key, expires_at, tags)
         if old is None or ledger.policy == _FIFO:
@@ -305,7 +301,7 @@ class MeteredSpace(Space):
                 ledger.bytes = 0 if stays is None else room_for(keep, stays[1])
                 return True
             owner = self._owner(txn, victim)
-            if _log.isEnabledFor(logging.DEBUG):
+            if self.usage.evicted is not UNREAD:
                 stored = txn.get(victim)
                 self.usage.evicted.append((owner.name, None if stored is None else owner.key(victim, stored)))
             ledger.evicted += owner._remove(txn, ledger, victim)
@@ -314,14 +310,13 @@ class MeteredSpace(Space):
 
     def _remove(self, txn: Writer, ledger: Ledger, tree_key: bytes) -> bool:
         """Remove a record of this namespace, with its entry in the meter; whether there was one."""
-        metered = txn.delete(_meter_key(tree_key))
         old = txn.head(tree_key)
+        dropped = self._unindex(txn, tree_key, old) + txn.delete(_meter_key(tree_key))
         if old is None:
-            self._keep_books(txn, own=0, index=-metered)
+            self._keep_books(txn, own=0, index=-dropped)
             return False
-        dropped = 0 if old[0][:1] == PLAIN_MARK else self._unindex(txn, tree_key, old)
         txn.delete(tree_key)
-        self._keep_books(txn, own=-1, index=-dropped - metered)
+        self._keep_books(txn, own=-1, index=-dropped)
         ledger.count(-room_for(tree_key, old[1]), -1)
         return True
 
@@ -383,9 +378,8 @@ class MeteredSpace(Space):
             if found[rank] == believed:
                 return tree_key
             worst[key] = found[rank]  # it was used since
-        return next(
-            (metered(key) for key, _ in fresh if metered(key) != keep), None
-        )  # all that was remembered has gone
+        # All that was remembered has gone.
+        return next((metered(key) for key, _ in fresh if metered(key) != keep), None)
 
 
 def would_change(txn: Reader, bounds: Bounds) -> bool:

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 from objstore import eviction
 from objstore.engines.base import Engine
 from objstore.errors import StoreError
-from objstore.usage import Usage
+from objstore.usage import MOST_NOTED, Usage
 
 _usages: WeakKeyDictionary[Engine, Usage] = WeakKeyDictionary()
 _usages_lock = threading.RLock()
@@ -62,7 +62,6 @@ class Keeper:
     _SECONDS = 1.0
     _IDLE_ROUNDS = 3
     _BATCHES = 16
-    _LONGEST_LOG = 4096
 
     def __init__(self) -> None:
         self.forget()
@@ -75,7 +74,7 @@ class Keeper:
 
     def wake(self, usage: Usage) -> None:
         """Something is read: be there."""
-        usage.patience = self._LONGEST_LOG
+        usage.patience = MOST_NOTED
         usage.fold()
         with self._lock:
             if self._thread is None and not self._stopped.is_set():
@@ -100,10 +99,16 @@ class Keeper:
             usage.fold()
             is_used = usage.was_used() or is_used
             if usage.may_write and usage.is_due(self._SECONDS):
-                with suppress(StoreError):  # it is closed, or there is something wrong with it
-                    for _ in range(self._BATCHES):
-                        is_used = write_down(engine, usage) or is_used
+                is_used = self._write_all_of(engine, usage) or is_used
         return is_used
+
+    def _write_all_of(self, engine: Engine, usage: Usage) -> bool:
+        """Write down what was read of one cache, but no more than some batches; whether there was anything."""
+        batches = 0
+        with suppress(StoreError):  # it is closed, or there is something wrong with it
+            while batches < self._BATCHES and write_down(engine, usage):
+                batches += 1
+        return batches > 0
 
     def stop(self) -> None:
         """At the end of the interpreter, before stores are closed: a program may be shorter than a round of the thread.
@@ -115,9 +120,7 @@ class Keeper:
             self._thread.join(self._SECONDS)
         for engine, usage in _all_usages():
             if usage.may_write and engine.name != "memory":
-                with suppress(StoreError):
-                    for _ in range(self._BATCHES):
-                        write_down(engine, usage)
+                self._write_all_of(engine, usage)
 
 
 keeper = Keeper()

@@ -18,7 +18,6 @@ This room is about what is kept, for how long, and what is served:
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -53,8 +52,6 @@ R_co = TypeVar("R_co", covariant=True)
 S = TypeVar("S")
 P = ParamSpec("P")
 Q = ParamSpec("Q")
-
-_log = logging.getLogger("objstore")
 
 _ERROR = b"!"  # behind the key of a call: an error that is remembered
 _LEFT = "left"
@@ -410,7 +407,7 @@ class Computing(Writable[K, V]):
         except (DecodeError, CorruptRecord) as exc:
             if rules.is_item:
                 raise
-            _log.warning("the result of %s cannot be read, and is computed again: %s", rules.what, exc)
+            _warn("the result of %s cannot be read, and is computed again: %s", rules.what, exc)
             raise KeyError(key) from exc
 
     def _peek(self, key: Any) -> Any:
@@ -442,7 +439,7 @@ class Computing(Writable[K, V]):
             self.set(place, what, ttl=seconds, tags=rules.tags)
         except EncodeError as exc:
             if is_error:
-                _log.warning("an error of %s cannot be remembered: %s", rules.what, exc)
+                _warn("an error of %s cannot be remembered: %s", rules.what, exc)
                 return False
             if iscoroutine(what):
                 what.close()
@@ -464,7 +461,7 @@ class Computing(Writable[K, V]):
         try:
             self._peek(place)
         except DecodeError as exc:
-            _log.warning("an error of %s cannot be remembered: %s", rules.what, exc)
+            _warn("an error of %s cannot be remembered: %s", rules.what, exc)
             self.delete(place)
             return False
         except KeyError:  # it has ended already, or made room
@@ -476,6 +473,12 @@ class _Decorator(Protocol):
     """What makes a memoized function of a function."""
 
     def __call__(self, function: Callable[P, T], /) -> Memoized[P, T]: ...
+
+
+def _warn(message: str, *arguments: object) -> None:
+    from logging import getLogger  # here: not cheap to load, and seldom needed
+
+    getLogger("objstore").warning(message, *arguments)
 
 
 def _given(result: Any) -> Any:

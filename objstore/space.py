@@ -752,7 +752,7 @@ class Space:
         return added
 
     def _unindex(self, txn: Writer, tree_key: bytes, old: tuple[bytes, int] | None) -> int:
-        if old is None:
+        if old is None or old[0][:1] == PLAIN_MARK:  # which has neither an expiry nor tags
             return 0
         # A damaged record cannot say what it has in the indexes; what stays there is compared before it is believed.
         header = self._header(tree_key, *old, txn.get)

@@ -16,8 +16,10 @@ from heapq import nlargest
 from itertools import islice
 from typing import Any, NamedTuple
 
+MOST_NOTED = 4096
+"""How many notes may lie before they are summed up."""
+
 _MOST_RECENT = 1 << 16  # records whose use is remembered
-_MOST_NOTED = 4096  # by writing, before they are summed up
 _MERGED = 64  # of them in one transaction
 _MERGE_SECONDS = 1 / 64  # between two such
 
@@ -37,6 +39,10 @@ WRITTEN = object()
 """Noted behind a use that was no hit, because the record was stored."""
 
 
+UNREAD: list[tuple[str, Any]] = []
+"""Stands for the list of what was evicted where nobody reads of it: nothing is put there."""
+
+
 class Usage:
     """What one process has used of a cache, and has not written down yet.
 
@@ -48,7 +54,7 @@ class Usage:
         self.noted: deque[Any] = deque()
         self.note: Callable[[Any], None] = self.noted.append
         self.clock: Callable[[], float] = time.time
-        self.evicted: list[Any] = []  # namespaces and keys, where somebody wants to read of them; the writer has it
+        self.evicted = UNREAD  # namespaces and keys, where somebody wants to read of them; the writer has it
         self.worst: dict[bytes, bytes] = {}  # of former samples: keys of the meter, and ranks; the writer has it
         self.may_write = False  # whether any handle of the process may
         self.remembers = True  # which records were read, and not only how many
@@ -59,7 +65,7 @@ class Usage:
         self._lock = threading.RLock()  # a signal handler may use the cache in the middle of anything
         self._last = 0
         self.noted.clear()
-        self.evicted = []
+        self.evicted = UNREAD
         self.worst.clear()
         self._uses = Counter[Any]()
         self._last_use: dict[Any, int] = {}
@@ -67,7 +73,7 @@ class Usage:
         self._hits_taken = self._misses_taken = 0  # and not settled
         self._next_merge = 0.0
         self._folded = self._folded_before = 0
-        self.patience = 0  # how many notes may lie unread
+        self.patience = 0  # how many notes may lie before somebody is told: none, while nobody looks
 
     def tick(self, ticks: int = 1) -> int:
         """Microseconds since 1970, each number once, so that what is done at one time has an order.
@@ -81,7 +87,7 @@ class Usage:
     def note_write(self, tree_key: bytes) -> None:
         """A record was stored in the place of another, which is a use of it, and no hit."""
         self.noted.extend((tree_key, WRITTEN))
-        if len(self.noted) > _MOST_NOTED:  # in explicit transactions, which take nothing along
+        if len(self.noted) > MOST_NOTED:  # in explicit transactions, which take nothing along
             self.fold()
 
     def fold(self) -> None:

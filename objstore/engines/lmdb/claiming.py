@@ -68,7 +68,7 @@ class Claims:
 
     def holds(self, place: int, token: object) -> bool:
         """Whether a claim is held in this process, and not in one that it was forked from."""
-        return self._born == process.generation and self._held.get(place) is token
+        return self.is_of_this_process() and self._held.get(place) is token
 
     def forget(self, place: int, token: object) -> None:
         """The claim is not held any more."""
