@@ -78,8 +78,10 @@ class Keeper:
         usage.fold()
         with self._lock:
             if self._thread is None and not self._stopped.is_set():
-                self._thread = threading.Thread(target=self._keep, name="objstore-keeper", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._keep, name="objstore-keeper", daemon=True)
+                with suppress(RuntimeError):  # no thread begins while the interpreter ends, and `stop` is still to come
+                    thread.start()
+                    self._thread = thread
 
     def _keep(self) -> None:
         idle = 0

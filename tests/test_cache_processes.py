@@ -415,6 +415,7 @@ class TestTheEnd:
             "cache['a']; cache.self = cache; del cache",
             "txn = cache.transaction().__enter__(); txn['b'] = 1; cache['a']",
             "threading.Thread(target=lambda: (cache['a'], time.sleep(0.2), cache['a'])).start()",
+            "threading.Thread(target=lambda: (time.sleep(0.2), cache['a'], cache['a'])).start()",
             "os.fork(); cache['a']",
             "import atexit; atexit.register(lambda: cache['a']); cache['a']",
         ],
