@@ -179,6 +179,10 @@ def check_counting(store: Store[Any, Any], reports: Sequence[Report]) -> None:
         assert about in found or done[about] or unknown[about], f"{about} is gone, and nobody took it"
 
 
+class _ClientFailed(Exception):
+    """A client raised what it should not; its report says what."""
+
+
 class Load:
     """Clients at work."""
 
@@ -196,13 +200,18 @@ class Load:
     def go_on(self, number: int, calls: int) -> bool:
         """In a client: whether it is to go on, with how many calls it has made."""
         _count.pack_into(self._shared, (number + 1) * _count.size, calls)
-        return not _count.unpack_from(self._shared, 0)[0]
+        return not self._is_over()
 
     def wait(self, calls: int = 30, among: Sequence[int] | None = None, seconds: float = 60) -> None:
         """Wait until each client (of `among`) has made so many more calls.  Raises TimeoutError."""
         among = range(self.count) if among is None else among
         goal = {number: self._calls(number) + calls for number in among}
-        wait_for(lambda: all(self._calls(n) >= c for n, c in goal.items()), seconds, "the clients work")
+        wait_for(lambda: self._is_over() or all(self._calls(n) >= c for n, c in goal.items()), seconds, "clients work")
+        if self._is_over():
+            raise _ClientFailed
+
+    def _is_over(self) -> bool:
+        return bool(_count.unpack_from(self._shared, 0)[0])
 
 
 @contextmanager
@@ -213,10 +222,14 @@ def working(clients: Sequence[Client], rng: Any) -> Iterator[Load]:
 
     def be(number: int) -> Callable[[Callable[[Any], None]], None]:
         def run(send: Callable[[Any], None]) -> None:
-            with clients[number].open() as store:
-                send("ready")
-                own = type(rng)(seeds[number])
-                send(clients[number].run(store, number, own, lambda calls: load.go_on(number, calls)))
+            own = type(rng)(seeds[number])
+            try:
+                with clients[number].open() as store:
+                    send("ready")
+                    send(clients[number].run(store, number, own, lambda calls: load.go_on(number, calls)))
+            except BaseException:
+                load.stop()
+                raise
 
         return run
 
@@ -224,8 +237,11 @@ def working(clients: Sequence[Client], rng: Any) -> Iterator[Load]:
     try:
         for client in running:
             next(client)
-        load.wait(1)
-        yield load
+        try:
+            load.wait(1)
+            yield load
+        except _ClientFailed:
+            pass  # said by the reports
         load.stop()
         load.reports = [next(client) for client in running]
     finally:
