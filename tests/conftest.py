@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from servers import certificates, cluster, new_cluster, new_single, single  # noqa: F401  (fixtures)
 
 from objstore import Store
 from objstore.engines.lmdb import registry
