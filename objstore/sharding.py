@@ -62,16 +62,14 @@ class ShardedSpace(Space):
     def _settle(self, txn: Shards, *done: int) -> None:
         """See to what a write has said of the namespace."""
         if min(done, default=1) < 0:
-            self.check_hash(txn)
-            raise StoreError(f"namespace {self.name!r} has another codec than {self.codec.name!r} by now; open it anew")
+            raise self._recoded()
         if max(done, default=1) > 1:
             self.declare(txn)
 
     def declare(self, txn: Any) -> None:
         shards: Shards = txn
-        self.check_hash(shards)
         shards.store(self._catalog_key, EMPTY_COUNT + self._catalogued_name, Marks(), 0, None)
-        self.check_hash(shards)
+        self._check_codec(shards)
         self._is_declared = True
 
     def put_many(

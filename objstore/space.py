@@ -763,7 +763,10 @@ class Space:
         catalogued = txn.get(self._catalog_key) if self.prefix else None
         if catalogued is not None and catalogued[_count.size :] != self._catalogued_name:
             self.check_hash(txn)
-            raise StoreError(f"namespace {self.name!r} has another codec than {self.codec.name!r} by now; open it anew")
+            raise self._recoded()
+
+    def _recoded(self) -> StoreError:
+        return StoreError(f"namespace {self.name!r} has another codec than {self.codec.name!r} by now; open it anew")
 
     def _keep_books(self, txn: Writer, own: int, index: int = 0, flags: int = 0) -> None:
         """Write down what came or went: items of this namespace, index entries, and first uses."""

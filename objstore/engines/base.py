@@ -46,6 +46,9 @@ def durability_of(stored: bytes | None) -> str | None:
     return found if found in DURABILITIES else None
 
 
+# With what an entry begins that stands for the place of a record in the order, where an engine keeps that by itself.
+ORDER_ENTRY = b"\x06"
+
 # Where those above keep what the store is; an engine lets them look at it before it changes anything.
 IDENTITY_KEY = b"\x00i"
 
@@ -420,6 +423,10 @@ class Engine(ABC):
     @abstractmethod
     def inspection(self) -> Inspection | None:
         """The last committed state for another process to look through, or None where there is no file to look at."""
+
+    def audited(self) -> Iterator[tuple[bytes, Stored]]:
+        """Everything that an audit looks at, where it is looked at here: first the library's own, then the records."""
+        return self.read().scan(b"")
 
     def backup(self, path: str, verify: Verify, progress: Progress | None) -> None:
         """Write the last committed state into a new directory at `path`, as a store of its own.

@@ -12,10 +12,21 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
-from objstore.engines.base import DURABILITY_KEY, IDENTITY_KEY, Claim, Engine, Held, Reader, Users, Waiting, Writer
+from objstore.engines.base import (
+    DURABILITY_KEY,
+    IDENTITY_KEY,
+    Claim,
+    Engine,
+    Held,
+    Reader,
+    Stored,
+    Users,
+    Waiting,
+    Writer,
+)
 from objstore.engines.redis import scripts
 from objstore.engines.redis.driver import Driver
 from objstore.engines.redis.layout import BUCKETS, LAYOUT_KEY, Layout, Plan, home, unpack
@@ -91,6 +102,9 @@ class RedisEngine(Engine):
 
     def inspection(self) -> None:
         """There is no file."""
+
+    def audited(self) -> Iterator[tuple[bytes, Stored]]:
+        return self.read().scan_everything()
 
     def sync(self) -> None:
         """Nothing to do: what a server writes to its disk, and when, is set there (appendfsync)."""

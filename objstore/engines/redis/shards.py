@@ -11,7 +11,7 @@ from contextlib import suppress
 from hashlib import sha1
 from typing import Any
 
-from objstore.engines.base import ANYTHING, Anything, Marks, Put
+from objstore.engines.base import ANYTHING, ORDER_ENTRY, Anything, Marks, Put
 from objstore.engines.redis import scripts
 from objstore.engines.redis.layout import INDEX, TAGS, Layout
 from objstore.engines.redis.routing import ONCE, WRITE, Call, NodeGone, Router
@@ -194,6 +194,22 @@ class ServerShards:
                 return
             except NodeGone:  # its replica has what it had
                 continue
+
+    def scan_everything(self) -> Iterator[tuple[bytes, bytes]]:
+        """What an audit looks at: entries of the indexes, as a tree would have them, and all that the servers have."""
+        yield from self.scan(b"", b"\x04")
+        if self._layout.index:
+            layout = self._layout
+            for bucket in range(layout.buckets):
+                slot, (_, expiry, *_) = layout.slots[bucket], layout.kept[bucket]
+                ends = self._router.call(slot, (b"ZRANGE", expiry, b"0", b"-1", b"WITHSCORES"))
+                for key, score in zip(ends[::2], ends[1::2], strict=True):
+                    yield b"\x02" + int(float(score)).to_bytes(7, "big") + key, b""
+            for kind, entry in ((TAGS, b"\x03"), (INDEX, ORDER_ENTRY)):
+                for keys in self._walk(b"\x00", None, False, None, kind):
+                    yield from ((entry + key, b"") for key in keys)
+        for page in _pages(self._scan_servers(), _PAGE_KEYS):
+            yield from self.get_many(page)
 
     def _require_index(self, what: str) -> None:
         if not self._layout.index:
