@@ -25,7 +25,7 @@ from contextlib import ExitStack, suppress
 from itertools import islice
 from typing import Any, NamedTuple, NoReturn
 
-from objstore import identity, record, space
+from objstore import eviction, identity, record, space
 from objstore.audit import Damage, key_of, lost_name
 from objstore.cache import Cache
 from objstore.codecs.base import OWN_NUMBERS, Codec
@@ -34,8 +34,8 @@ from objstore.codecs.raw import Bytes
 from objstore.codecs.sealing import sealing_of
 from objstore.codecs.table import CODECS
 from objstore.engines import connect
-from objstore.engines.base import IDENTITY_KEY, Progress, Reader, Stored
-from objstore.errors import BadSignature, StoreError, StoreExists, StoreNotFound, WrongKind
+from objstore.engines.base import IDENTITY_KEY, Claim, Progress, Reader, Stored, Writer
+from objstore.errors import BadSignature, StoreError, StoreExists, StoreLocked, StoreNotFound, WrongKind
 from objstore.eviction import LEDGER_KEY, Bounds, Ledger
 from objstore.identity import Identity
 from objstore.record import Damaged, Forged, Header, Seal
@@ -101,12 +101,14 @@ def copy(
     `progress(done, total)` is called with records, copied and compared.
 
     Raises StoreNotFound; StoreExists where the target holds other things; WrongKind and StoreError where it is another
-    kind of store, or has another codec, or where the source is itself a begun copy; BadSignature where a key is missing
-    or is not the one; ValueError where both are the same store; and what reading and writing raise.
+    kind of store, or has another codec, or where the source is itself a begun copy; StoreLocked where somebody else
+    copies into the target; BadSignature where a key is missing or is not the one; ValueError where both are the same
+    store; and what reading and writing raise.
     """
     with ExitStack() as opened:
         old = _source(source, opened, signing_key, encryption_key)
         new = _target(target, opened, old, target_signing_key, target_encryption_key)
+        opened.callback(_claim(new).release)
         return _Copying(old, new, merge, progress).run()
 
 
@@ -205,8 +207,7 @@ class _Copying:
             self._compare()
             if not self._differing:
                 break
-        self._new._apply(_space_of_progress(self._new).drop, self._new._space.now())
-        _take_over_bounds(self._old, self._new)
+        self._end()
         lost = tuple(self._lost.values())
         return CopyReport(self._copied, present, self._verified, self._removed, self._differing, lost)
 
@@ -350,6 +351,21 @@ class _Copying:
         where = _space_of_progress(self._new)
         tree_key, packed = where.pack(_NOTE, json.dumps(self._begun._asdict()).encode())
         self._new._apply(where.put_each, [(tree_key, bytes(packed), None, ())])
+
+    def _end(self) -> None:
+        """The copy is whole: let nothing say that it is begun, and a cache have its bounds."""
+        where, now = _space_of_progress(self._new), self._new._space.now()
+        bounds = _bounds(self._old)
+        if not isinstance(self._new, Cache) or not any(bounds) or any(_bounds(self._new)[:2]):
+            self._new._apply(where.drop, now)
+        else:
+            self._new._apply(_drop_and_bound, where, now, bounds)
+            self._new._take_over(bounds)
+
+
+def _drop_and_bound(txn: Writer, where: Space, now: int, bounds: Bounds) -> None:
+    where.drop(txn, now)
+    eviction.rebound(txn, bounds)
 
 
 # What is begun in a target
@@ -559,10 +575,12 @@ def _sealing(store: Store[Any, Any]) -> Sealing | None:
     return sealing_of(store._identity.sealing, store._keys, store._identity.id)
 
 
-def _take_over_bounds(old: Store[Any, Any], new: Store[Any, Any]) -> None:
-    """Give a cache that has no bound that of another one."""
-    if isinstance(new, Cache) and not any(_bounds(new)[:2]):
-        new._take_over(_bounds(old))
+def _claim(new: Store[Any, Any]) -> Claim:
+    """What only one has who copies into a store.  Raises StoreLocked."""
+    claim = new._engine.claim(b"copying")
+    if claim is None:
+        raise StoreLocked(f"somebody copies into the store at {new.location!r} now; wait for the end of that")
+    return claim
 
 
 def _bounds(store: Store[Any, Any]) -> Bounds:

@@ -30,6 +30,7 @@ from objstore import (
     Store,
     StoreError,
     StoreExists,
+    StoreLocked,
     StoreNotFound,
     WrongKind,
     copying,
@@ -485,7 +486,7 @@ class TestInterrupted:
         copies = there = 0
         for _ in range(KILLS):
             for _ in results(partial(copy_so_much, source, target, 1, on=True)):
-                time.sleep(rng.random() / 50)
+                time.sleep(rng.random() ** 3 / 5)
                 break  # which kills it, unless it has ended
             before, there = there, records(target)
             assert there >= before
@@ -640,6 +641,37 @@ class TestBesideOthers:
                 assert copied.keys() == store.keys()
                 check(copied)
             assert objstore.copy(store, target.location, merge=True).copied == 1
+
+    @pytest.mark.parametrize("seal", SEALS)
+    def test_and_sealed(self, place, small_batches, seal):
+        with Store(place / "a.store", **SEALS[seal]) as old, Store("memory://", **SEALS[seal]) as new:
+            fill(old)
+
+            def write(done, _total):
+                if done == 100:
+                    old[0] = "another value"
+                    old.set(1, old[1], ttl=1000)
+                    old.set(2, old[2], tags=("red",))
+
+            assert objstore.copy(old, new, progress=write).copied == len(values(old)) + 1 + 3
+            assert new[0] == "another value"
+            assert new.ttl(1) is not None
+            assert list(new.range(tag="red")) == [2, "soon"]
+
+    def test_only_one_copies_into_a_store(self, ends, small_batches):
+        source, target = ends
+        with source.open() as store:
+            fill(store)
+            target.keep()
+            refused = []
+
+            def copy_again(_done, _total):
+                with pytest.raises(StoreLocked, match="somebody copies"):
+                    objstore.copy(store, target.location)
+                refused.append(1)
+
+            objstore.copy(store, target.location, progress=copy_again)
+            assert refused
 
     def test_progress(self, ends, small_batches):
         source, target = ends
