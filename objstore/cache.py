@@ -136,16 +136,16 @@ class Cache(Store[K, V]):
             _log().warning("the cache at %r begins empty: the machine went down with unsynced writes", self.location)
         self._arguments["ttl"] = ttl
         try:
-            self._take_over_bounds()
+            self._take_over(self._bounds)
         except BaseException:
             self.close()
             raise
 
-    def _take_over_bounds(self) -> None:
+    def _take_over(self, bounds: Bounds) -> None:
         """Record the bounds that are given, and evict what is too much for them."""
-        if self._metered is None or self._read_only or not eviction.would_change(self._reader(), self._bounds):
+        if self._metered is None or self._read_only or not eviction.would_change(self._reader(), bounds):
             return  # and wait for nobody
-        self._apply(eviction.rebound, self._bounds)
+        self._apply(eviction.rebound, bounds)
         while not self._apply(self._metered.make_room, 0, 0):
             pass
 

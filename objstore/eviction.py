@@ -34,7 +34,7 @@ from objstore.engines.base import Reader, Stored, Writer
 from objstore.errors import StoreCorrupt, StoreFull
 from objstore.keys import show
 from objstore.record import Packed, key_digest
-from objstore.space import CATALOG, EXPIRES_USED, INITIAL_METERED, METER, Space
+from objstore.space import CATALOG, EXPIRES_USED, INITIAL_METERED, METER, Labelled, Space
 from objstore.usage import UNREAD, Recent, Usage
 
 LEDGER_KEY = b"\x00c"
@@ -236,13 +236,16 @@ class MeteredSpace(Space):
         expires_at: int | None = None,
         tags: Sequence[str] = (),
     ) -> None:
+        self.put_each(txn, [(tree_key, packed, expires_at, tags) for tree_key, packed in items])
+
+    def put_each(self, txn: Writer, items: Sequence[Labelled]) -> None:
         ledger = Ledger.read(txn)
-        sizes = [room_for(tree_key, len(packed)) for tree_key, packed in items]
-        for (tree_key, packed), size in zip(items, sizes, strict=True):
+        sizes = [room_for(tree_key, len(packed)) for tree_key, packed, _, _ in items]
+        for (tree_key, packed, _, _), size in zip(items, sizes, strict=True):
             self._check_bound(ledger, tree_key, packed, size)
         size, entries = sum(sizes), len(items)
         if ledger.lacks(size, entries):
-            for tree_key, _ in items:
+            for tree_key, *_ in items:
                 old = txn.head(tree_key)
                 if old is not None:  # it gives way to what comes
                     size -= room_for(tree_key, old[1])
@@ -253,8 +256,8 @@ class MeteredSpace(Space):
             if ledger.lacks(size, entries) and not self.make_room(txn, size, entries):
                 raise NoRoom(size, entries)
         patient = self.patient()
-        for tree_key, packed in items:
-            patient.put(txn, tree_key, packed, expires_at, tags)
+        for item in items:
+            patient.put(txn, *item)
 
     def delete(self, txn: Writer, tree_key: bytes) -> bool:
         ledger = Ledger.read(txn)

@@ -143,8 +143,9 @@ def check_seal(identity: Identity, location: str, keys: Keys) -> None:
         return
     if identity.sealing is None:
         raise BadSignature(
-            f"the store at {location!r} is not sealed, and a key was given: copy it into a new store that is, or open "
-            f"it with signing_key=False, encryption_key=False if you trust who could write it"
+            f"the store at {location!r} is not sealed, and a key was given: copy it into a new store that is (with a "
+            f"target_signing_key), or open it with signing_key=False, encryption_key=False if you trust who could "
+            f"write it"
         )
     ring = ring_of(identity, keys)
     if ring is None:

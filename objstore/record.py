@@ -499,6 +499,8 @@ def unpack(
             _verify(view, head_size, seed)  # damage is something else
             raise
     _verify(view, head_size, seed)
+    if view[0] == PLAIN:
+        return PLAIN_HEADER, view[:head_size], []
     header = read_header(view, len(view))
     lengths = [length for length, _ in header.frames]
     starts = _frame_starts(head_size, lengths)

@@ -160,9 +160,7 @@ class _Salvage:
 
     def _add(self, engine: Engine, prefix: bytes, tree_key: bytes, stored: bytes, is_stray: bool) -> None:
         into = self._space(prefix)
-        header, payload, frames = record.unpack(tree_key, stored, seal=into.seal)
-        if space.contradicts(header, tree_key[len(prefix) :]):
-            raise Damaged("its header belongs to another key, or to no time")
+        header, payload, frames = space.unpack(tree_key, prefix, stored, into.seal)
         if header.seal and not self._is_sealed:
             raise StoreCorrupt(
                 "the store is sealed, and the identity that says how is lost: give its key, and its id as store_id"

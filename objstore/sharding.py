@@ -17,7 +17,7 @@ from objstore import keys
 from objstore.engines.base import ANYTHING, Anything, Marks, Shards, Stored
 from objstore.errors import StoreError
 from objstore.record import Packed
-from objstore.space import EMPTY_COUNT, Found, Space, tag_hash
+from objstore.space import EMPTY_COUNT, Found, Labelled, Space, tag_hash
 
 _PAGE = 256
 
@@ -81,7 +81,7 @@ class ShardedSpace(Space):
     ) -> None:
         self.put_each(txn, [(tree_key, packed, expires_at, tags) for tree_key, packed in items])
 
-    def put_each(self, txn: Any, items: Sequence[tuple[bytes, bytes, int | None, Sequence[str]]]) -> None:
+    def put_each(self, txn: Any, items: Sequence[Labelled]) -> None:
         shards: Shards = txn
         if self.prefix and not self._is_declared and items:
             self.declare(shards)
@@ -91,7 +91,7 @@ class ShardedSpace(Space):
         except StoreError as exc:
             raise self._told(exc, items) from exc.__cause__
 
-    def _told(self, error: StoreError, items: Sequence[tuple[bytes, bytes, int | None, Sequence[str]]]) -> StoreError:
+    def _told(self, error: StoreError, items: Sequence[Labelled]) -> StoreError:
         """An error that says which keys of a batch it is about."""
         places: list[int] = getattr(error, "places", [])
         if not places:

@@ -107,6 +107,10 @@ Sealing = Callable[[str], Seal]
 """What seals the records of a namespace, given by its name."""
 
 
+Labelled = tuple[bytes, bytes, int | None, Sequence[str]]
+"""What there is to put: tree key, record, and what that says: when it expires, and its tags."""
+
+
 class Found(NamedTuple):
     """A record as it was met in a scan, seen without its value."""
 
@@ -214,7 +218,7 @@ class Space:
         What belongs to that belongs to the same namespace.
         """
         if not self.name.startswith(RESERVED_NAME):
-            return self.relative(_belongings_of(self.name) + what)
+            return self.relative(belonging_name(self.name, what))
         length = self.name[1:].partition(":")[0]
         owner_end = len(length) + 2 + int(length)
         return self.relative(self.name[: owner_end + 1] + what)
@@ -552,6 +556,11 @@ class Space:
             entries -= sum(self._confirms(txn, index_key) for index_key in self._expired(txn, self.now()))
         return _counted(entries, total)
 
+    def total(self, txn: Reader) -> int:
+        """How many records there are in all namespaces, with what is expired and not yet swept."""
+        others = sum(_namespace(bytes(stored))[0] for _, stored in txn.scan(CATALOG, _CATALOG_END))
+        return txn.count() - self._state(txn)[1] + others
+
     def scan(self, txn: Reader, start: bytes, stop: bytes | None, reverse: bool, now: int) -> Iterator[Found]:
         """What is there and not expired, in order, seen without the values."""
         for tree_key, head, size in txn.scan_heads(start, stop, reverse):
@@ -656,6 +665,14 @@ class Space:
         same = [(tree_key, new) for tree_key, old, new in items if txn.get(tree_key) == old]
         txn.put_many(same)
         return len(same)
+
+    def put_each(self, txn: Writer, items: Sequence[Labelled]) -> None:
+        """`put` for each, with an expiry and tags of its own."""
+        if any(expires_at is not None or tags for _, _, expires_at, tags in items):
+            for item in items:
+                self.put(txn, *item)
+        else:
+            self.put_many(txn, [(tree_key, packed) for tree_key, packed, _, _ in items])
 
     def delete(self, txn: Writer, tree_key: bytes) -> bool:
         """Remove a record; whether there was one, expired or not."""
@@ -839,9 +856,24 @@ def contradicts(header: Header, place: bytes) -> bool:
     return header.long_key is not None and keys.shorten(header.long_key) != place
 
 
+def unpack(
+    tree_key: bytes, prefix: bytes, stored: Stored, seal: Seal | None
+) -> tuple[Header, memoryview, list[memoryview]]:
+    """`record.unpack` of what stands in the namespace with a prefix, and belongs there.  Raises `Damaged`, `Forged`."""
+    header, payload, frames = record.unpack(tree_key, stored, seal=seal)
+    if contradicts(header, tree_key[len(prefix) :]):
+        raise Damaged("its header belongs to another key, or to no time")
+    return header, payload, frames
+
+
 def _belongings_of(name: str) -> str:
     """With what the names of the namespaces begin that belong to one."""
     return f"{RESERVED_NAME}{len(name)}:{name}:"
+
+
+def belonging_name(name: str, what: str) -> str:
+    """The name of the namespace of something of the library's own that belongs to one of a user's."""
+    return _belongings_of(name) + what
 
 
 def prefix_of(name: str) -> bytes:

@@ -70,8 +70,8 @@ _numbers = itertools.count()
 
 @pytest.fixture
 def on_servers(request):
-    """A place for a store on a cluster that nobody else has."""
-    return request.getfixturevalue("cluster").url(f"test-{os.getpid()}-{next(_numbers)}")
+    """A place for a store on a cluster that nobody else has; of few buckets, so that walks are short."""
+    return request.getfixturevalue("cluster").url(f"test-{os.getpid()}-{next(_numbers)}", buckets=16)
 
 
 @pytest.fixture(params=["lmdb", "memory", "servers"])

@@ -69,6 +69,7 @@ STRATA = [
     "store",
     "keeper",
     "cache",
+    "copying",
     "",  # objstore itself: the public names
     "cli*  adapters*",  # these call public names only
     "__main__",

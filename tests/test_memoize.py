@@ -61,11 +61,17 @@ def kind(request):
     return request.param
 
 
-@pytest.fixture(params=[(Store, "lmdb"), (Store, "memory"), (Cache, "lmdb")], ids=["lmdb", "memory", "cache"])
+PLACES = [(Store, "lmdb"), (Store, "memory"), (Cache, "lmdb"), (Store, "servers")]
+
+
+@pytest.fixture(params=PLACES, ids=["lmdb", "memory", "cache", "servers"])
 def store(request, tmp_path, clock):
     """A store on each engine, and a cache, which go by `clock`."""
     kind, engine = request.param
-    location = tmp_path / "a.store" if engine == "lmdb" else "memory://"
+    if engine == "servers":
+        location = request.getfixturevalue("on_servers")
+    else:
+        location = tmp_path / "a.store" if engine == "lmdb" else "memory://"
     with open_store(kind, location, durability="process", clock=clock) as store:
         yield store
 

@@ -1,4 +1,4 @@
-"""The commands that look after a store: check, backup, compact, salvage, rekey.
+"""The commands that look after a store: check, backup, compact, salvage, rekey, copy.
 
 Exit codes: 0 all is well, 1 something is not, 2 the command line made no sense.  How far they are is drawn on standard
 error where that is a terminal.
@@ -95,6 +95,41 @@ def rekey(store: str) -> None:
         say(f"no key but {key} is needed any more")
     say(f"{report.resealed:,} records sealed anew, {len(report.refused):,} refused")
     raise SystemExit(bool(report.refused or report.needed))
+
+
+@click.command()
+@click.argument("source", metavar="SOURCE")
+@click.argument("target", metavar="TARGET")
+@click.option("--merge", is_flag=True, help="Into a store that holds other things: replace what both have.")
+@click.option("--target-signing-key", metavar="NAME", help="The environment variable with a signing key for TARGET.")
+@click.option("--target-encryption-key", metavar="NAME", help="The same, to have TARGET encrypted.")
+def copy(
+    source: str, target: str, merge: bool, target_signing_key: str | None, target_encryption_key: str | None
+) -> None:
+    """Copy everything in SOURCE to TARGET, on any engine, while others use it, and compare the two.
+
+    TARGET is made if it is missing; it is sealed as SOURCE is, if no other key is named.  What was interrupted goes on
+    where it was when it is begun again.
+    """
+    if source.startswith("memory:") or target.startswith("memory:"):
+        raise click.UsageError("A store in memory ends with the command; name a directory or a server.")
+    with _refusals(), _progress("copying") as progress:
+        report = objstore.copy(
+            source,
+            target,
+            target_signing_key=target_signing_key,
+            target_encryption_key=target_encryption_key,
+            merge=merge,
+            progress=progress,
+        )
+    _print(map(_damaged, report.lost))
+    if report.differing:
+        say(f"{report.differing:,} records were written meanwhile once more; copy again with --merge")
+    present = f", {report.present:,} were there" if report.present else ""
+    removed = f", {report.removed:,} removed" if report.removed else ""
+    left = f", {len(report.lost):,} left behind" if report.lost else ""
+    say(f"{report.copied:,} records copied{present}{removed}{left}; {report.verified:,} compared and the same")
+    raise SystemExit(not report.ok)
 
 
 @contextmanager

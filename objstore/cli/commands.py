@@ -22,7 +22,7 @@ from rich.pretty import pretty_repr
 from rich.text import Text
 
 from objstore import DEFAULT, Activity, Entry, Store, StoreError, StoreNotFound, __version__
-from objstore.cli.care import backup, check, compact, rekey, salvage
+from objstore.cli.care import backup, check, compact, copy, rekey, salvage
 from objstore.cli.demo import demo
 from objstore.cli.opening import open_any
 from objstore.cli.printing import printable, say
@@ -135,7 +135,7 @@ def info(store: str) -> None:
             say(f"{name:<{width}}  {value}")
 
 
-for _command in (check, backup, compact, salvage, rekey):
+for _command in (check, backup, compact, salvage, rekey, copy):
     objstore.add_command(_command)
 
 

@@ -28,7 +28,7 @@ from functools import partial
 from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, Self, TypeVar
 from weakref import ref
 
-from objstore.record import Packed
+from objstore.record import MAX_RECORD_BYTES, Packed
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -352,6 +352,8 @@ class Engine(ABC):
     was_emptied = False
     """Whether it was suspect, and is new now, as its opener had allowed."""
     capabilities: frozenset[str]
+    max_record_bytes = MAX_RECORD_BYTES
+    """Where a record ends that it takes."""
 
     @abstractmethod
     def get(self, key: bytes) -> bytes | None:

@@ -24,6 +24,8 @@ _PAGE_BYTES = 4 << 20
 _FIRST_RECORDS = 16  # while nobody knows how large they are
 _COMPARED_WHOLE = 64  # what is longer is compared by its SHA-1
 
+_LATER = 10_000_000  # microseconds for which a server keeps at most what has ended
+
 _UNMARKED = Marks()
 
 
@@ -235,7 +237,7 @@ class ServerShards:
         name, slot = layout.prefixes[bucket] + key, layout.slots[bucket]
         expires_at, tags, prefix, its_name = marks
         is_indexed = layout.index or bucket == layout.home
-        lives = b"" if expires_at is None else b"%d" % max(-(-(expires_at - now) // 1000), 1)
+        lives = b"" if expires_at is None else _lives(expires_at - now)
         if not (is_indexed or prefix) and found is ANYTHING and action == b"S":
             return slot, (b"SET", name, record, b"PX", lives) if lives else (b"SET", name, record)
         return slot, (
@@ -364,6 +366,14 @@ def _condition(found: bytes | Anything | None) -> bytes:
     if len(found) <= _COMPARED_WHOLE:
         return b"=" + found
     return b"#" + sha1(found, usedforsecurity=False).hexdigest().encode()
+
+
+def _lives(ttl: int) -> bytes:
+    """Milliseconds after which a server drops what ends after so many microseconds.
+
+    A little later, because the clock of whoever reads decides that it has ended, and clocks differ.
+    """
+    return b"%d" % (max(ttl + min(ttl, _LATER), 1000) // 1000)
 
 
 def _done(answer: Any) -> int:
