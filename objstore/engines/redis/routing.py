@@ -290,7 +290,7 @@ class Router:
                 yield from pack((b"ASKING",))
             yield from pack(calls[place][1])
         if waits:
-            yield from pack((b"WAIT", b"%d" % waits, b"%d" % (ANSWER_SECONDS * 750)))
+            yield from pack((b"WAIT", b"%d" % waits, b"%d" % (min(ANSWER_SECONDS, self._location.timeout) * 750)))
 
     def _count_replicas(self, count: int, members: Iterable[int], failures: dict[int, Failure], node: Node) -> None:
         if count < self.replicas:
