@@ -39,6 +39,9 @@ _FIRST_PAUSE, _LONGEST_PAUSE, _FACTOR = 0.02, 0.5, 1.6
 # Answers that say that it was not done and may be tried again; the rest of these have classes of their own.
 _NOT_NOW = ("NOREPLICAS", "UNKILLABLE", "BUSY")
 
+# What a command inside of a script is told that its user may not give; the answer has no word of its own for that.
+_DENIED_INSIDE = "ACL failure in script"
+
 Call = tuple[int, Command]
 """A slot and a command for it."""
 
@@ -375,7 +378,7 @@ class Router:
                 f"the servers of {where!r} have no memory left ({_said(error)}); nothing was stored: delete something, "
                 f"or give them more with maxmemory"
             )
-        if isinstance(error, self._denials):
+        if isinstance(error, self._denials) or _DENIED_INSIDE in str(error):
             return StoreDenied(
                 f"{where!r} does not let this user in, or not do this ({_said(error)}); give the right user and "
                 f"password, or let an administrator change its rights (ACL SETUSER)"
