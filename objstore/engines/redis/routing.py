@@ -134,6 +134,8 @@ class Router:
         self._location = location
         self._scripts: Mapping[bytes, bytes] = {}
         errors = driver.errors
+        self._refusals = (errors.ResponseError, errors.BusyLoadingError)
+        """Answers that say that a command was not done."""
         self._denials = (errors.AuthenticationError, errors.AuthorizationError, errors.NoPermissionError)
         self.replicas = 0
         """How many replicas must acknowledge a write before it counts as done."""
@@ -178,14 +180,15 @@ class Router:
             self._renew()
         if kind != READ and self.replicas:
             return self.call_many([(slot, command)], kind, again)[0]
+        began = time.monotonic()
         node = self._nodes[slot]
         try:
             return node.call(command, kind == ONCE)
         except Unreached as exc:
             failure = Failure(exc.cause, False, node)
         except self._driver.failures as exc:
-            failure = Failure(exc, not isinstance(exc, self._driver.errors.ResponseError), node)
-        return self._persist([(slot, command)], [None], {0: failure}, kind, again)[0]
+            failure = Failure(exc, not isinstance(exc, self._refusals), node)
+        return self._persist([(slot, command)], [None], {0: failure}, kind, again, began)[0]
 
     def call_many(self, calls: Sequence[Call], kind: int = READ, again: Any = None) -> list[Any]:
         """The answers to many commands, each on its own; those that fail are tried again.
@@ -195,9 +198,10 @@ class Router:
         """
         if self._born != process.generation:
             self._renew()
+        began = time.monotonic()
         answers: list[Any] = [None] * len(calls)
         failures = self._round(calls, range(len(calls)), answers, kind, {})
-        return self._persist(calls, answers, failures, kind, again) if failures else answers
+        return self._persist(calls, answers, failures, kind, again, began) if failures else answers
 
     def primaries(self) -> list[Node]:
         """The servers that have slots."""
@@ -277,6 +281,8 @@ class Router:
                 except self._driver.failures as exc:
                     connection.disconnect()
                     failures.update(dict.fromkeys(unread or members, Failure(exc, True, node)))
+                    if unread and isinstance(exc, self._refusals):
+                        failures[unread[-1]] = Failure(exc, False, node)
                 else:
                     node.give_back(connection)
                 under_way.pop()
@@ -307,10 +313,16 @@ class Router:
     # Failures
 
     def _persist(
-        self, calls: Sequence[Call], answers: list[Any], failures: dict[int, Failure], kind: int, again: Any
+        self,
+        calls: Sequence[Call],
+        answers: list[Any],
+        failures: dict[int, Failure],
+        kind: int,
+        again: Any,
+        began: float,
     ) -> list[Any]:
         """Try again what failed, until it is done or the time is over."""
-        ends = time.monotonic() + self._location.timeout
+        ends = began + self._location.timeout
         pauses = _pauses()
         unsure: set[int] = set()  # what may have been done
         moves = 0
