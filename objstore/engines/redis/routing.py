@@ -42,6 +42,10 @@ _NOT_NOW = ("NOREPLICAS", "UNKILLABLE", "BUSY")
 # What a command inside of a script is told that its user may not give; the answer has no word of its own for that.
 _DENIED_INSIDE = "ACL failure in script"
 
+# With what a connection fails where one side speaks TLS and the other does not.
+_NO_TLS = "WRONG_VERSION_NUMBER", "record layer failure", "EOF occurred", "handshake operation timed out"
+_CLOSED = "Connection reset", "closed by server"
+
 Call = tuple[int, Command]
 """A slot and a command for it."""
 
@@ -448,8 +452,17 @@ class Router:
             assert error is not None
             raise EngineUnavailable(
                 f"no server of {self._location.text!r} can be reached ({_said(error)}); start them, or mend the "
-                f"location"
+                f"location{self._hint(error)}"
             ) from error
+
+    def _hint(self, error: Exception) -> str:
+        """What may be behind a connection that ends at once."""
+        said = _said(error)
+        if self._location.tls and any(text in said for text in _NO_TLS):
+            return f": one that speaks without TLS is {self._location.scheme[:-1]}://"
+        if not self._location.tls and any(text in said for text in _CLOSED):
+            return f": one that speaks TLS alone is {self._location.scheme}s://"
+        return ""
 
     def _ask(self, node: Node) -> list[Node]:
         """The servers of all slots, as this one knows them; of what it knows nothing it is what it was."""
