@@ -21,14 +21,16 @@ import subprocess
 import threading
 import time
 import traceback
+from functools import partial
 
 import pytest
-from children import result, results
+from children import Died, result, results
 from clients import Counting, Writing, check_counting, lost, prepare_counting, working
 from programs import PYTHON, ROOT
 from servers import HOST, Cluster, chosen, free_ports, memory_directory, needed, slot_of, views, wait_for
 
 from objstore import Cache, EngineUnavailable, OutcomeUnknown, Store, StoreDenied, StoreError, StoreFull
+from objstore.engines.redis import leases
 
 pytestmark = pytest.mark.filterwarnings("ignore::objstore.UnsealedWarning")
 
@@ -220,9 +222,9 @@ def test_what_a_replica_has_not_got_is_lost_or_was_never_acknowledged(broken, na
             there = b" ".join(keys_on(victim, store_name))
             return [key for key in keys if key.encode() in there]
 
-        fast_keys, safe_keys = here(f"{name}-fast")[:30], here(f"{name}-safe")[:2]
+        fast_keys, safe_keys = here(f"{name}-fast")[:30], here(f"{name}-safe")[:1]
         assert len(fast_keys) >= 5
-        assert len(safe_keys) == 2
+        assert safe_keys
         broken.freeze(replica)
         for n in range(30):
             fast[fast_keys[n % len(fast_keys)]] = new + b"%d" % n
@@ -279,7 +281,8 @@ def test_a_server_that_evicts_is_for_caches(new_single, name, policy):
         for n in range(300):
             cache[n] = os.urandom(50_000)
         assert len(cache[299]) == 50_000
-        assert cache.get(0) is None
+        assert len(cache) < 150
+        assert 0 < len(cache.get_many(range(300))) < 150
 
 
 # Passwords, TLS.
@@ -331,7 +334,7 @@ def test_passwords_and_certificates(new_single, certificates, name, tmp_path, mo
 
     to_plain = new_single(program="redis")
     with pytest.raises(EngineUnavailable, match=r"TLS|redis://"):
-        Store(f"rediss://{to_plain.address}/{name}?timeout=2")
+        Store(f"rediss://{to_plain.address}/{name}?timeout=0.5")
 
 
 def make_other_ca(path):
@@ -362,8 +365,9 @@ def test_a_cluster_with_a_password_and_tls(certificates, name, rng):
         with Cluster.start(path, program, password=SECRET, certificates=certificates) as cluster:
             with working([Writing(cluster.url(name))] * 2, rng) as load:
                 load.wait()
-                cluster.kill(cluster.primary())
-                load.wait()
+                if SECONDS:  # some four seconds
+                    cluster.kill(cluster.primary())
+                    load.wait()
             no_errors(load.reports)
             with Store(cluster.url(name)) as store:
                 assert len(lost(store, load.reports)) <= 5
@@ -387,8 +391,8 @@ def test_a_server_that_never_answers(name):
         port = silent.getsockname()[1]
         started = time.monotonic()
         with pytest.raises(EngineUnavailable, match=f"{HOST}:{port}"):
-            Store(f"redis://{HOST}:{port}/{name}?timeout=1")
-        assert time.monotonic() - started < 6
+            Store(f"redis://{HOST}:{port}/{name}?timeout=0.5")
+        assert time.monotonic() - started < 3
 
 
 def test_a_server_that_falls_silent(new_single, name):
@@ -401,7 +405,6 @@ def test_a_server_that_falls_silent(new_single, name):
         for call in (
             lambda: store["key"],
             lambda: store.get_many(["key", "new"]),
-            lambda: list(store),
             lambda: store.set("key", 2),
             lambda: store.increment("key"),
             lambda: store.add("new", 1),
@@ -409,7 +412,7 @@ def test_a_server_that_falls_silent(new_single, name):
             started = time.monotonic()
             with pytest.raises((EngineUnavailable, OutcomeUnknown), match=server.address):
                 call()
-            assert time.monotonic() - started < 5
+            assert time.monotonic() - started < 3
         server.thaw()
         wait_for(lambda: server.call("PING"))
         assert store["key"] in (0, 1, 2)
@@ -489,12 +492,14 @@ def test_a_handle_travels(broken, name, tmp_path):
 # Computed once.
 
 
-@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
-def test_one_who_computes_is_lost(broken, name, fault):
-    """The others go on without him, after his lease."""
+def test_one_who_computes_is_lost(broken, name, monkeypatch):
+    """One is killed, another one frozen; those who wait for them go on after the lease, and the frozen one later."""
+    if not SECONDS:  # so as not to wait for six seconds
+        monkeypatch.setattr(leases, "LEASE", 1.2)
+        monkeypatch.setattr(leases, "_RENEWED_EVERY", 0.3)
     location = broken.url(name)
 
-    def compute(send, seconds):
+    def compute(send, number, seconds):
         with Store(location) as store:
 
             @store.memoize(name="slow")
@@ -503,29 +508,33 @@ def test_one_who_computes_is_lost(broken, name, fault):
                 time.sleep(seconds)
                 return number * 2
 
-            send(slow(21))
+            send(slow(number))
 
-    first = results(lambda send: compute(send, 60 if fault == signal.SIGKILL else 0.2))
-    process = next(first)
-    os.kill(process, fault)
-    second = results(lambda send: compute(send, 0))
+    faults = {1: signal.SIGKILL, 2: signal.SIGSTOP}
+    first = {number: results(partial(compute, number=number, seconds=2 * leases.LEASE)) for number in faults}
+    processes = {number: next(running) for number, running in first.items()}
+    second = {number: results(partial(compute, number=number, seconds=0)) for number in faults}
+    healthy = results(partial(compute, number=3, seconds=2 * leases.LEASE))
+    assert next(healthy)
+    waits = results(partial(compute, number=3, seconds=0))
+    for number, process in processes.items():
+        os.kill(process, faults[number])
     started = time.monotonic()
-    said = next(second)
-    waited = time.monotonic() - started
-    print(f"the next one began after {waited:.1f} s")
-    assert said != process
-    assert next(second) == 42
-    assert list(second) == []
-    if fault == signal.SIGSTOP:
-        os.kill(process, signal.SIGCONT)
-        assert next(first) == 42
-        assert list(first) == []
-    else:
-        first.close()
+    for number, running in second.items():
+        said = next(running)
+        assert said != processes[number], f"{number} was not computed by another"
+        print(f"{faults[number].name}: the next one began after {time.monotonic() - started:.1f} s")
+        assert list(running) == [number * 2]
+    assert next(waits) == 6  # of a computation that took longer than a lease, and was not begun twice
+    assert list(healthy) == [6]
+    with pytest.raises(Died, match="SIGKILL"):
+        next(first[1])
+    os.kill(processes[2], signal.SIGCONT)
+    assert list(first[2]) == [4]
     with Store(location) as store:
 
         @store.memoize(name="slow")
         def slow(number):
             raise AssertionError("it is there")
 
-        assert slow(21) == 42
+        assert [slow(number) for number in (1, 2, 3)] == [2, 4, 6]
