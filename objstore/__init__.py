@@ -38,6 +38,7 @@ from objstore.errors import StoreNotFound as StoreNotFound
 from objstore.errors import StoreReplaced as StoreReplaced
 from objstore.errors import StoreSuspect as StoreSuspect
 from objstore.errors import TransactionError as TransactionError
+from objstore.errors import UnsealedWarning as UnsealedWarning
 from objstore.errors import UnsupportedOperation as UnsupportedOperation
 from objstore.errors import WrongKind as WrongKind
 from objstore.keys import LostKey as LostKey

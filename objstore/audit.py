@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from objstore import identity, keys, record, space
 from objstore.codecs.keyring import NO_KEYS, Keys
 from objstore.codecs.sealing import sealing_of
-from objstore.engines.base import DURABILITY_KEY, IDENTITY_KEY, Stored, durability_of
+from objstore.engines.base import DURABILITY_KEY, IDENTITY_KEY, ORDER_ENTRY, Stored, durability_of
 from objstore.errors import StoreCorrupt, StoreError
 from objstore.eviction import LEDGER_KEY, Ledger, metered, room_for
 from objstore.identity import Identity
@@ -50,11 +50,13 @@ class Damage(NamedTuple):
 class Audit:
     """Takes the items of a tree, one by one and in order; then it knows what is wrong with them."""
 
-    def __init__(self, location: str, keys: Keys = NO_KEYS) -> None:
+    def __init__(self, location: str, keys: Keys = NO_KEYS, keeps_books: bool = True, is_ordered: bool = False) -> None:
         self.unverified = 0
         """Sealed records that fit their digests, where there was no key to verify the seals."""
         self.damaged: list[Damage] = []
         self.problems: list[str] = []
+        self._keeps_books = keeps_books
+        self._is_ordered = is_ordered
         self._location = location
         self._keys = keys
         self._identity: Identity | None = None
@@ -86,7 +88,7 @@ class Audit:
             self._look(prefix, tree_key, stored)
         elif kind == space.METER:
             self._metered -= _number(metered(tree_key))
-        elif kind in (space.EXPIRY, space.TAGS):
+        elif kind in (space.EXPIRY, space.TAGS, ORDER_ENTRY):
             self._index.add(_short(tree_key))
         elif stored is None:
             self.problems.append(f"the record of the library's own key {tree_key!r} cannot be read")
@@ -99,28 +101,32 @@ class Audit:
         elif tree_key == LEDGER_KEY:
             self._take_ledger(bytes(stored))
         elif tree_key == DURABILITY_KEY:
-            if durability_of(bytes(stored)) is None:
+            if self._keeps_books and durability_of(bytes(stored)) is None:
                 self.problems.append("the durability of the store is damaged")
-        else:
+        elif self._keeps_books:  # else the engine has some of its own
             self.problems.append(f"the library has no key {tree_key!r}")
 
     def finish(self) -> None:
         """Compare the counts, after the last item."""
-        for prefix, (count, name) in self._namespaces.items():
-            if prefix and self._records[prefix] != count:
-                self.problems.append(f"namespace {name!r} has {self._records[prefix]} records of {count}")
+        if self._keeps_books:
+            self._compare_counts()
         for prefix in self._records.keys() - self._namespaces.keys():
             self.problems.append(f"{self._records[prefix]} records are in a namespace whose name is lost")
         if self._identity is None and not self._looked_at_identity:
             self.problems.append("the identity of the store is missing")
+        for index, missing in self._missing.items():
+            self.problems.append(f"{missing} records are missing in the index of {index}")
+
+    def _compare_counts(self) -> None:
+        for prefix, (count, name) in self._namespaces.items():
+            if prefix and self._records[prefix] != count:
+                self.problems.append(f"namespace {name!r} has {self._records[prefix]} records of {count}")
         if self._state is None:
             self.problems.append("the state of the store is missing or damaged")
         elif self._state[1] != self._others:
             self.problems.append(f"the count of records outside the default namespace is not {self._others}")
         if self._identity is not None and self._identity.kind == "Cache":
             self._compare_ledger()
-        for index, missing in self._missing.items():
-            self.problems.append(f"{missing} records are missing in the index of {index}")
 
     def _compare_ledger(self) -> None:
         if self._ledger is None:
@@ -135,6 +141,8 @@ class Audit:
 
     def _look(self, prefix: bytes, tree_key: bytes, stored: Stored | None) -> None:
         self._records[prefix] += 1
+        if self._is_ordered and _short(ORDER_ENTRY + tree_key) not in self._index:
+            self._missing["order"] += 1
         if stored is None:
             self._damage(prefix, tree_key, None, "its pages are lost")
             return
@@ -210,9 +218,18 @@ class Audit:
             self.problems.append(str(exc))
 
 
-def audit(location: str, items: Iterable[tuple[bytes, Stored | None]], keys: Keys = NO_KEYS) -> Audit:
-    """The audit of all these items."""
-    found = Audit(location, keys)
+def audit(
+    location: str,
+    items: Iterable[tuple[bytes, Stored | None]],
+    keys: Keys = NO_KEYS,
+    keeps_books: bool = True,
+    is_ordered: bool = False,
+) -> Audit:
+    """The audit of all these items.
+
+    `keeps_books`: whether the counts stand among them. `is_ordered`: whether the places in the order do.
+    """
+    found = Audit(location, keys, keeps_books, is_ordered)
     for tree_key, stored in items:
         found.take(tree_key, stored)
     found.finish()

@@ -17,8 +17,9 @@ from objstore import eviction
 from objstore.codecs.base import Codec
 from objstore.codecs.compression import Compression
 from objstore.codecs.keyring import KeyOption
+from objstore.engines import is_on_servers
 from objstore.engines.base import DURABILITY_KEY, Disposable, Engine, Stored, Writer
-from objstore.errors import StoreError, StoreNotFound
+from objstore.errors import StoreError, StoreNotFound, UnsupportedOperation
 from objstore.eviction import POLICIES, Bounds, Ledger, MeteredSpace, NoRoom
 from objstore.keeper import keeper, usage_of, write_down
 from objstore.mapping import TTL
@@ -95,8 +96,7 @@ class Cache(Store[K, V]):
     """
 
     _kind: ClassVar[str] = "Cache"
-    _new_space = MeteredSpace
-    _space: MeteredSpace
+    _evictable = True
 
     def __init__(
         self,
@@ -114,7 +114,14 @@ class Cache(Store[K, V]):
         self._bounds = _checked(max_size, max_entries, policy)
         check_ttl(ttl, 0)
         self._default_ttl = ttl
-        is_bare = max_size is None and max_entries is None and ttl is None
+        on_servers = is_on_servers(location)
+        if on_servers and self._bounds != Bounds():
+            hint = (
+                "the servers have one bound for all that is there; set maxmemory and an evicting maxmemory-policy on "
+                "them, and give the cache a ttl"
+            )
+            raise UnsupportedOperation("a bound of its own (max_size, max_entries, policy)", "redis", hint)
+        is_bare = max_size is None and max_entries is None and ttl is None and not on_servers
         if not is_bare:  # else nobody could say what bounds the new one has
             self._disposable = Disposable(bounded=max_size is not None or max_entries is not None)
         if is_bare and flag == "n":
@@ -136,21 +143,30 @@ class Cache(Store[K, V]):
 
     def _take_over(self, bounds: Bounds) -> None:
         """Record the bounds that are given, and evict what is too much for them."""
-        if self._read_only or not eviction.would_change(self._reader(), bounds):
+        if self._metered is None or self._read_only or not eviction.would_change(self._reader(), bounds):
             return  # and wait for nobody
         self._apply(eviction.rebound, bounds)
-        while not self._apply(self._space.make_room, 0, 0):
+        while not self._apply(self._metered.make_room, 0, 0):
             pass
 
     def _initial(self) -> dict[bytes, bytes]:
         return {**eviction.initial(self._bounds), DURABILITY_KEY: b"process"}
 
+    def _kind_of_space(self, engine: Engine) -> type[Space]:
+        kind = super()._kind_of_space(engine)
+        return MeteredSpace if kind is Space else kind
+
     def _attach(self, engine: Engine, space: Space, read_only: bool) -> None:
+        # None on servers: they evict by themselves, and of what is read it is only counted how much there was.
+        self._metered = space if isinstance(space, MeteredSpace) else None
         self._usage = usage_of(engine)
         self._usage.clock = space.clock
         super()._attach(engine, space, read_only)
-        self._usage.may_write = self._usage.may_write or not self._read_only
-        self._space.usage = self._usage
+        if self._metered is None:
+            self._usage.remembers = False
+        else:
+            self._usage.may_write = self._usage.may_write or not self._read_only
+            self._metered.usage = self._usage
         self._keeps_no_books = False
 
     def _of_handle(self, other: Store[Any, Any]) -> None:
@@ -201,11 +217,13 @@ class Cache(Store[K, V]):
     # What is written
 
     def _apply(self, function: Callable[..., D], *arguments: Any) -> D:
+        if self._metered is None:
+            return self._transact(function, *arguments)  # type: ignore[no-any-return]
         while True:
             try:
                 return self._take_along(function, *arguments)
             except NoRoom as exc:
-                while not self._telling(self._space.make_room, exc.size, exc.entries):
+                while not self._telling(self._metered.make_room, exc.size, exc.entries):
                     pass
 
     def _take_along(self, function: Callable[..., D], *arguments: Any) -> D:
@@ -231,24 +249,39 @@ class Cache(Store[K, V]):
         It evicts as much as it must for what it writes.
         """
         self._require("transaction", "use compare_and_set, modify or edit on single keys")
+        assert self._metered is not None
         unit = _TellingUnit(lambda: self._write(), self._engine)
         unit.usage = self._usage
-        return Transaction(self._space.patient(), unit, self._default_ttl)
+        return Transaction(self._metered.patient(), unit, self._default_ttl)
 
     def close(self) -> None:
         """Close this handle and those of its namespaces; again does no harm.  What was read is written down before."""
-        if not (self.closed or self._read_only):
+        if not (self.closed or self._read_only or self._metered is None):
             with suppress(StoreError):  # it is about statistics
                 write_down(self._engine, self._usage)
         super().close()
 
     @property
     def _most_entries(self) -> int | None:
-        return Ledger.read(self._reader()).bounds.max_entries
+        return None if self._metered is None else Ledger.read(self._reader()).bounds.max_entries
 
     def stats(self) -> CacheStats:
-        """Figures of this cache."""
+        """Figures of this cache; on servers, hits and misses are those of this process, and what they evict and how
+        much they hold is told by them alone.
+        """
         hits, misses = self._usage.counted()
+        if self._metered is None:
+            return CacheStats(
+                **vars(super().stats()),
+                hits=hits,
+                misses=misses,
+                evicted=0,
+                expired=0,
+                bytes=0,
+                max_size=None,
+                max_entries=None,
+                policy="servers",
+            )
         ledger = Ledger.read(self._reader())
         counted = {
             "entries": ledger.entries,

@@ -84,7 +84,9 @@ def check_engine(engine: Engine, progress: Progress | None, keys: Keys) -> Check
     with engine.kept_open():
         inspection = engine.inspection()
         if inspection is None:
-            return _report(audit(engine.location, engine.read().scan(b""), keys))
+            keeps_books = "transaction" in engine.capabilities
+            is_ordered = not keeps_books and "ordered" in engine.capabilities
+            return _report(audit(engine.location, engine.audited(), keys, keeps_books, is_ordered))
         return run(inspection, progress, keys)
 
 

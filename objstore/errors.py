@@ -20,6 +20,9 @@ from typing import Any
 class StoreError(Exception):
     """Root of all errors of objstore."""
 
+    keys: tuple[Any, ...] = ()
+    """Where many items were to be stored in more than one step: the keys of those that were not, as far as is known."""
+
 
 # About one record.  The key is an attribute, so that a program can go on with it.
 
@@ -131,3 +134,10 @@ class UnsupportedOperation(StoreError, NotImplementedError):
 
     def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
         return type(self), (self.operation, self.engine, self.hint)
+
+
+# What is no error, but should be known.
+
+
+class UnsealedWarning(UserWarning):
+    """A store on servers that others may write to loads pickles that nobody has sealed."""

@@ -25,9 +25,9 @@ from pickle import loads
 from typing import Any, TypeVar
 
 from objstore import keys
-from objstore.engines.base import Reader, Stored, Writer
+from objstore.engines.base import Reader, Stored
 from objstore.errors import Conflict
-from objstore.record import BODY, PLAIN, TAIL, Header, Packed, digest, key_digest
+from objstore.record import BODY, PLAIN, TAIL, Header, digest, key_digest
 from objstore.space import EXPIRES_USED, STATE_KEY, Found, Space, check_tag, check_tags, expires_at
 from objstore.views import Entries, Entry, Items, Keys, Range, Stretch, Values
 
@@ -156,6 +156,8 @@ class Readable(Mapping[K, V]):
         Raises TypeError and ValueError for what cannot be a key or a prefix.
         """
         low, high = self._space.start, self._space.stop
+        if not (prefix is start is stop is DEFAULT):
+            self._require_order()
         if prefix is not DEFAULT:
             if start is not DEFAULT or stop is not DEFAULT:
                 raise TypeError("a range has a prefix, or a start and a stop, not both")
@@ -171,6 +173,7 @@ class Readable(Mapping[K, V]):
 
     def first(self) -> K:
         """The lowest key.  Raises KeyError when there is none."""
+        self._require_order()
         return self._end(self)
 
     def last(self) -> K:
@@ -181,6 +184,9 @@ class Readable(Mapping[K, V]):
         for key in iterable:
             return key
         raise KeyError(f"{self!r} is empty, so it has no first and no last key")
+
+    def _require_order(self) -> None:
+        """Raise UnsupportedOperation where the keys have no order."""
 
     # Many at once, and lazily
 
@@ -316,7 +322,7 @@ class Writable(Readable[K, V], MutableMapping[K, V]):
                 if default is DEFAULT:
                     raise
                 return default
-            if self._apply(_replace, self._space, tree_key, found, None):
+            if self._apply(self._space.replace, tree_key, found, None):
                 return value
 
     def popitem(self) -> tuple[K, V]:
@@ -331,7 +337,7 @@ class Writable(Readable[K, V], MutableMapping[K, V]):
                 value = space.value(key, tree_key, found, now)
             except KeyError:  # somebody was faster
                 continue
-            if self._apply(_replace_last, space, tree_key, found, now):
+            if self._apply(space.replace_last, tree_key, found, now):
                 return key, value
 
     def setdefault(self, key: K, default: Any = None) -> Any:
@@ -351,7 +357,7 @@ class Writable(Readable[K, V], MutableMapping[K, V]):
             found, header = self._present(key, self._space.now())
             if header is not None:
                 return False
-            if self._apply(_replace, self._space, tree_key, found, packed, expires, labels):
+            if self._apply(self._space.replace, tree_key, found, packed, expires, labels):
                 return True
 
     def compare_and_set(self, key: K, expected: Any, value: V) -> bool:
@@ -423,7 +429,7 @@ class Writable(Readable[K, V], MutableMapping[K, V]):
             if found is None or header is None:
                 return False
             packed = self._space.repack(key, tree_key, found, expires)
-            if self._apply(_replace, self._space, tree_key, found, packed, expires, header.tags):
+            if self._apply(self._space.replace, tree_key, found, packed, expires, header.tags):
                 return True
 
     # Many
@@ -480,7 +486,7 @@ class Writable(Readable[K, V], MutableMapping[K, V]):
     def _put_back(self, key: K, found: Stored | None, header: Header, value: Any) -> bool:
         """Store another value with the same expiry and tags, if the record is still the one that was read."""
         tree_key, packed = self._space.pack(key, value, header.expires_at, header.tags)
-        return self._apply(_replace, self._space, tree_key, found, packed, header.expires_at, header.tags)
+        return self._apply(self._space.replace, tree_key, found, packed, header.expires_at, header.tags)
 
     def _modify(
         self, key: K, function: Callable[[Any], Any], default: Any, expires: int | None, tags: tuple[str, ...]
@@ -498,32 +504,6 @@ class Writable(Readable[K, V], MutableMapping[K, V]):
             value = function(value)
             if self._put_back(key, found, header or Header(expires_at=expires, tags=tags), value):
                 return value
-
-
-def _replace(
-    txn: Writer,
-    space: Space,
-    tree_key: bytes,
-    found: Stored | None,
-    packed: Packed | None,
-    expires: int | None = None,
-    tags: tuple[str, ...] = (),
-) -> bool:
-    """Put `packed` (None: nothing) in the place of the record `found`, if that is what is still there."""
-    if txn.get(tree_key) != found:
-        return False
-    if packed is None:
-        space.delete(txn, tree_key)
-    else:
-        space.put(txn, tree_key, packed, expires, tags)
-    return True
-
-
-def _replace_last(txn: Writer, space: Space, tree_key: bytes, found: Stored | None, now: int) -> bool:
-    """Remove the record `found`, if it is what is still there, and still the last."""
-    for last in space.scan(txn, space.start, space.stop, True, now):
-        return last.tree_key == tree_key and _replace(txn, space, tree_key, found, None)
-    return False
 
 
 def pairs(other: Any) -> Iterable[tuple[Any, Any]]:

@@ -38,7 +38,7 @@ from typing import (
 )
 
 from objstore.calls.functions import KeyMaker, key_maker, name_of
-from objstore.computing.once import BUSY, computations_of, now, off_loop
+from objstore.computing.once import BUSY, computations_of, off_loop
 from objstore.engines.base import Engine
 from objstore.errors import CorruptRecord, DecodeError, EncodeError, StoreFull
 from objstore.mapping import DEFAULT, TTL, Writable
@@ -195,7 +195,7 @@ class _Job(Generic[T]):
         return self._results._keep(self.key, result, self._rules)
 
     def leave(self, result: T | _Raised | None, error: Exception | None) -> None:
-        place, left = self._owner._belonging(_LEFT), (now(), result, error)
+        place, left = self._owner._belonging(_LEFT), (self._owner._engine.moment(), result, error)
         if len(bytes(place._space.pack(self.name, left)[1])) <= _LARGEST_LEFT:
             place.set(self.name, left, ttl=_LEFT_SECONDS)
 

@@ -11,17 +11,18 @@ the older ones can be forgotten.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
-from objstore import identity, record, space
+from objstore import identity, record
 from objstore.audit import Damage, key_of, lost_name
 from objstore.codecs.keyring import Keys
 from objstore.codecs.sealing import sealing_of
-from objstore.engines.base import IDENTITY_KEY, Engine, Progress, Reader, Writer, put
+from objstore.engines.base import IDENTITY_KEY, Engine, Progress, Reader, put
 from objstore.errors import StoreError
 from objstore.identity import Identity
 from objstore.record import Damaged, Forged, Seal
-from objstore.space import Sealing
+from objstore.space import ITEMS, Sealing, Space, names_by_prefix, prefix_in
 
 _BATCH_BYTES = 8 << 20
 _BATCH_RECORDS = 1000
@@ -41,11 +42,11 @@ class RekeyReport(NamedTuple):
 
 
 def rekey(
-    engine: Engine, apply: Callable[..., Any], what: Identity, keys: Keys, progress: Progress | None
+    engine: Engine, apply: Callable[..., Any], space: Space, what: Identity, keys: Keys, progress: Progress | None
 ) -> RekeyReport:
     """Seal every record with the newest key.
 
-    `apply(function, *arguments)` is the engine's `transact`, where one may write.
+    `apply(function, *arguments)` is the engine's `transact`, where one may write, and `space` any namespace.
 
     Raises StoreError where the store is not sealed, or no keys are given.
     """
@@ -55,7 +56,7 @@ def rekey(
         raise StoreError(
             f"the store at {engine.location!r} is {what.sealing or 'not sealed'}; open it with its keys, newest first"
         )
-    work = _Rekeying(engine, apply, sealing, ring.newest)
+    work = _Rekeying(engine, partial(apply, space.exchange), sealing, ring.newest)
     resealed = 0
     for _ in range(_PASSES):
         resealed += work.go_through(progress)
@@ -76,11 +77,11 @@ class _Item(NamedTuple):
 class _Rekeying:
     """Goes through a store, from the first record to the last."""
 
-    def __init__(self, engine: Engine, apply: Callable[..., Any], sealing: Sealing, newest: bytes) -> None:
+    def __init__(self, engine: Engine, exchange: Callable[[list[_Item]], int], sealing: Sealing, newest: bytes) -> None:
         self.refused: dict[bytes, Damage] = {}
         self.needed: set[str] = set()
         self._engine = engine
-        self._apply = apply
+        self._exchange = exchange
         self._sealing = sealing
         self._newest = newest
         self._names: dict[bytes, str] = {}  # of namespaces, by their prefixes
@@ -90,7 +91,7 @@ class _Rekeying:
         """Seal what needs it, once; how many records that were."""
         resealed = done = 0
         self.needed = set()
-        position = space.ITEMS
+        position = ITEMS
         while True:
             reader = self._engine.read()
             batch: list[_Item] = []
@@ -106,14 +107,14 @@ class _Rekeying:
                     break
             if not seen:
                 return resealed
-            resealed += self._apply(_replace, batch) if batch else 0
+            resealed += self._exchange(batch) if batch else 0
             done += seen
             if progress:
                 progress(done, max(done, reader.count()))
 
     def _item(self, reader: Reader, tree_key: bytes, head: bytes, size: int) -> _Item | None:
         """A record that has an older key, or None."""
-        prefix = space.prefix_in(tree_key)
+        prefix = prefix_in(tree_key)
         if prefix is None or tree_key in self.refused:
             return None
         try:
@@ -134,17 +135,9 @@ class _Rekeying:
 
     def _seal(self, reader: Reader, prefix: bytes) -> Seal:
         if prefix not in self._names:
-            self._names = space.names_by_prefix(reader)
+            self._names = names_by_prefix(reader)
         if prefix not in self._names:
             raise Damaged("the name of its namespace is lost, and its seal covers that")
         if prefix not in self._seals:
             self._seals[prefix] = self._sealing(self._names[prefix])
         return self._seals[prefix]
-
-
-def _replace(txn: Writer, batch: list[_Item]) -> int:
-    """Store those that nobody has changed since; how many."""
-    same = [item for item in batch if txn.get(item.tree_key) == item.stored]
-    for item in same:
-        txn.put(item.tree_key, item.resealed)
-    return len(same)

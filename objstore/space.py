@@ -91,6 +91,7 @@ METERED = 4
 
 _state = struct.Struct("<BQ")
 _count = struct.Struct("<Q")
+EMPTY_COUNT = _count.pack(0)
 
 # Three keys of the library's own in every new store: durability, identity, state.
 INITIAL_STATE = {STATE_KEY: _state.pack(0, 3)}
@@ -236,7 +237,7 @@ class Space:
         """Put the namespace into the catalog, empty, if it is not there: so its codec is known from now on."""
         self.check_hash(txn)
         if txn.get(self._catalog_key) is None:
-            txn.put(self._catalog_key, _count.pack(0) + self._catalogued_name)
+            txn.put(self._catalog_key, EMPTY_COUNT + self._catalogued_name)
             flags, others = self._state(txn)
             txn.put(STATE_KEY, _state.pack(flags, others + 1))
 
@@ -571,7 +572,7 @@ class Space:
         self, txn: Reader, tag: str, start: bytes, stop: bytes | None, reverse: bool, now: int
     ) -> Iterator[Found]:
         """The same of what bears a tag."""
-        head = TAGS + _hash(tag, _TAG_HASH_BYTES)
+        head = TAGS + tag_hash(tag)
         end = _successor(head + self.prefix) if stop is None else head + stop
         for index_key in txn.scan_keys(head + start, end, reverse):
             tree_key = bytes(index_key[_TAG_HEAD:])
@@ -631,6 +632,39 @@ class Space:
         txn.put_many(items)
         if self.prefix:
             self._keep_books(txn, own=txn.count() - before)
+
+    def replace(
+        self,
+        txn: Writer,
+        tree_key: bytes,
+        found: Stored | None,
+        packed: Packed | None,
+        expires_at: int | None = None,
+        tags: Sequence[str] = (),
+    ) -> bool:
+        """Put `packed` (None: nothing) in the place of the record `found`, if that is what is still there."""
+        if txn.get(tree_key) != found:
+            return False
+        if packed is None:
+            self.delete(txn, tree_key)
+        else:
+            self.put(txn, tree_key, packed, expires_at, tags)
+        return True
+
+    def replace_last(self, txn: Writer, tree_key: bytes, found: Stored | None, now: int) -> bool:
+        """Remove the record `found`, if it is what is still there, and still the last."""
+        for last in self.scan(txn, self.start, self.stop, True, now):
+            return last.tree_key == tree_key and self.replace(txn, tree_key, found, None)
+        return False
+
+    def exchange(self, txn: Writer, items: Sequence[tuple[bytes, bytes, bytes]]) -> int:
+        """Tree key, record, and another record of the same thing, in any namespace: put it in the place of the first.
+
+        How many were still there.  What is known about the records stays, so the books need nothing.
+        """
+        same = [(tree_key, new) for tree_key, old, new in items if txn.get(tree_key) == old]
+        txn.put_many(same)
+        return len(same)
 
     def put_each(self, txn: Writer, items: Sequence[Labelled]) -> None:
         """`put` for each, with an expiry and tags of its own."""
@@ -746,7 +780,10 @@ class Space:
         catalogued = txn.get(self._catalog_key) if self.prefix else None
         if catalogued is not None and catalogued[_count.size :] != self._catalogued_name:
             self.check_hash(txn)
-            raise StoreError(f"namespace {self.name!r} has another codec than {self.codec.name!r} by now; open it anew")
+            raise self._recoded()
+
+    def _recoded(self) -> StoreError:
+        return StoreError(f"namespace {self.name!r} has another codec than {self.codec.name!r} by now; open it anew")
 
     def _keep_books(self, txn: Writer, own: int, index: int = 0, flags: int = 0) -> None:
         """Write down what came or went: items of this namespace, index entries, and first uses."""
@@ -929,7 +966,7 @@ def index_entries(tree_key: bytes, expires_at: int | None, tags: Sequence[str]) 
     if expires_at is not None:
         yield EXPIRY + expires_at.to_bytes(_TIME_BYTES, "big") + tree_key
     for tag in tags:
-        yield TAGS + _hash(tag, _TAG_HASH_BYTES) + tree_key
+        yield TAGS + tag_hash(tag) + tree_key
 
 
 def used_by(expires_at: int | None, tags: Sequence[str]) -> int:
@@ -945,6 +982,11 @@ def expired_until(now: int) -> bytes:
 def expiring(index_key: bytes) -> bytes:
     """The tree key in an entry of that index."""
     return bytes(index_key[_EXPIRY_HEAD:])
+
+
+def tag_hash(tag: str) -> bytes:
+    """What stands for a tag in an index."""
+    return _hash(tag, _TAG_HASH_BYTES)
 
 
 def _hash(text: str, size: int) -> bytes:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from typing import Any, ClassVar, Self, TypeVar
+from warnings import warn
 
 from objstore import identity
 from objstore.checking import CheckReport, check_engine, require_whole
@@ -25,11 +26,12 @@ from objstore.codecs.sealing import sealing_of
 from objstore.codecs.table import codec_of
 from objstore.engines import connect, path_of
 from objstore.engines.base import IDENTITY_KEY, Activity, Disposable, Engine, Held, Progress, Reader, Stored, Writer
-from objstore.errors import ReadOnlyStore, StoreClosed, UnsupportedOperation
+from objstore.errors import ReadOnlyStore, StoreClosed, UnsealedWarning, UnsupportedOperation
 from objstore.mapping import DEFAULT, TTL, pairs
 from objstore.memoize import Computing
 from objstore.record import LARGE, PLAIN
 from objstore.rekeying import RekeyReport, rekey
+from objstore.sharding import ShardedSpace
 from objstore.space import (
     INITIAL_STATE,
     NO_BOOKS,
@@ -156,11 +158,11 @@ class Store(Computing[K, V]):
         Space("", given or codec_of(new.codec), sealing=sealing_of(new.sealing, keys, new.id))
         self._check = partial(identity.check, kind=self._kind, codec=given, keys=keys)
         initial = {IDENTITY_KEY: identity.pack(new, keys), **self._initial()}
-        engine = connect(location, flag, initial, durability, self._check, self, **options)
+        engine = connect(location, flag, initial, durability, self._check, self, self._evictable, **options)
         # Once more, for what is believed from now on: somebody may have changed it since it was looked at.
         self._identity = self._check(engine.get(IDENTITY_KEY), engine.location)
         self._keys = keys
-        space = self._new_space(
+        space = self._kind_of_space(engine)(
             "",
             given or codec_of(self._identity.codec),
             clock,
@@ -182,9 +184,14 @@ class Store(Computing[K, V]):
             "clock": clock,
         }
         self._attach(engine, space, read_only=flag == "r")
+        if engine.is_shared and space.codec.runs_code and space.seal is None:
+            _warn_of_pickles(engine.location)
 
-    _new_space: ClassVar[type[Space]] = Space
+    _evictable: ClassVar[bool] = False  # whether servers may drop what is in it
     _disposable: Disposable | None = None  # whether it may begin empty where it is suspect
+
+    def _kind_of_space(self, engine: Engine) -> type[Space]:
+        return Space if "transaction" in engine.capabilities else ShardedSpace
 
     def _initial(self) -> dict[bytes, bytes]:
         """What a new store begins with, but for its identity."""
@@ -200,12 +207,15 @@ class Store(Computing[K, V]):
         self._find_by(engine.get)
         self._record = engine.get  # type: ignore[method-assign,assignment]
         self._there = engine.contains  # type: ignore[method-assign,assignment]
+        is_sharded = isinstance(space, ShardedSpace)
+        if isinstance(space, ShardedSpace):
+            self._there = partial(_is_there, engine, space)  # type: ignore[method-assign]
         refuse: Any = partial(_refuse, engine.location)
         self._write: Callable[[], Writer] = refuse if self._read_only else engine.write
         self._apply_by(refuse if self._read_only else engine.transact)
         self._put_beside: Callable[..., bool] = refuse if self._read_only else engine.put_beside
         self._compact: Callable[..., None] = refuse if self._read_only else engine.compact
-        self._keeps_no_books = not space.prefix and self._default_ttl is None
+        self._keeps_no_books = not (space.prefix or is_sharded) and self._default_ttl is None
 
     def _apply_by(self, transact: Callable[..., Any]) -> None:
         self._apply = transact  # type: ignore[method-assign]
@@ -267,6 +277,9 @@ class Store(Computing[K, V]):
     def supports(self, operation: str) -> bool:
         """Whether the engine can do this: "ordered", "batches", "transaction", "snapshot", "view"."""
         return operation in self._engine.capabilities
+
+    def _require_order(self) -> None:
+        self._require("ordered", "its keys have no index, as those of a Cache have not; make it with ?index=yes")
 
     def _require(self, operation: str, hint: str) -> None:
         if not self.supports(operation):
@@ -474,7 +487,7 @@ class Store(Computing[K, V]):
 
         Raises StoreError where the store is not sealed, or this handle has no key.
         """
-        return rekey(self._engine, self._apply, self._identity, self._keys, progress)
+        return rekey(self._engine, self._apply, self._space, self._identity, self._keys, progress)
 
     def sync(self) -> None:
         """Force to the disk what was committed: of use where durability is not "full"."""
@@ -514,6 +527,25 @@ def _find_large(handle: weakref.ref[Store[Any, Any]], engine: Engine, tree_key: 
     if store is not None and (found is None or isinstance(found, bytes) or found[0] == PLAIN):
         store._find_by(store._engine.get)
     return found
+
+
+def _is_there(engine: Engine, space: ShardedSpace, tree_key: bytes, _beside: bytes) -> tuple[bool, bytes]:
+    """Whether there is a record that is not expired; and a state that says that nobody need look for that."""
+    return space.contains(engine.read(), tree_key), bytes((NO_BOOKS,))
+
+
+_warned: set[str] = set()
+
+
+def _warn_of_pickles(location: str) -> None:
+    if location not in _warned:
+        _warned.add(location)
+        warn(
+            f"the store at {location!r} loads pickles from servers: whoever can write there can run code here. Give a "
+            f"signing_key or an encryption_key, or a codec that runs no code (see docs/security.md)",
+            UnsealedWarning,
+            stacklevel=4,
+        )
 
 
 def _refuse(location: str, *_arguments: object) -> Any:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import pickle
+from time import monotonic as now
 
-from objstore.computing.once import now
 from objstore.engines.base import put
 
 STORED = b"\x10stored "

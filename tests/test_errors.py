@@ -42,6 +42,12 @@ GOOD = {"first": 1, "second": [2]}
 
 
 @pytest.fixture
+def location(everywhere):
+    """A place for a store, on each engine, servers among them."""
+    return everywhere
+
+
+@pytest.fixture
 def path(tmp_path):
     return tmp_path / "a.store"
 

@@ -15,7 +15,6 @@ import objstore
 PACKAGE = Path(objstore.__file__).parent
 
 NOT_BUILT_YET = {
-    "engines.redis",
     "adapters*",
 }
 
@@ -37,7 +36,12 @@ STRATA = [
     "codecs.table",
     "engines.base",
     "engines.lmdb.filesystem  engines.lmdb.forks  engines.lmdb.datafile",
-    "engines.memory  engines.redis  engines.lmdb.errors",
+    "engines.memory  engines.lmdb.errors  engines.redis.location  engines.redis.layout  engines.redis.scripts",
+    "engines.redis.driver  engines.redis.walking",
+    "engines.redis.routing",
+    "engines.redis.shards  engines.redis.leases",
+    "engines.redis.engine",
+    "engines.redis",
     "engines.lmdb.addresses  engines.lmdb.structure",
     "engines.lmdb.activity  engines.lmdb.claiming  engines.lmdb.directory",
     "engines.lmdb.transactions  engines.lmdb.turns",
@@ -50,7 +54,7 @@ STRATA = [
     "engines.lmdb",
     "engines",
     "space  usage",
-    "eviction",
+    "eviction  sharding",
     "identity",
     "audit",
     "checking  salvaging  rekeying",
@@ -75,8 +79,8 @@ STRATA = [
 DOORS = {
     "lmdb": ["engines.lmdb", "engines.lmdb.*"],
     "xxhash": ["record"],
-    "redis": ["engines.redis"],
-    "valkey": ["engines.redis"],
+    "redis": ["engines.redis.driver"],
+    "valkey": ["engines.redis.driver"],
     "click": ["cli*"],
     "rich": ["cli*"],
     "numpy": ["cli.demo", "codecs.arrays"],

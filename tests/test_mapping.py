@@ -22,10 +22,9 @@ def clock():
     return Clock()
 
 
-@pytest.fixture(params=["memory", "lmdb"])
-def opened(request, tmp_path, clock):
-    location = "memory://" if request.param == "memory" else tmp_path / "a.store"
-    with Store(location, clock=clock) as store:
+@pytest.fixture
+def opened(everywhere, clock):
+    with Store(everywhere, clock=clock) as store:
         yield store
 
 

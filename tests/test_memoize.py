@@ -42,7 +42,7 @@ from objstore import (
 from objstore.calls.values import text_of
 from objstore.engines.base import put
 from objstore.mapping import DEFAULT
-from objstore.memoize import _Job, _rules, now
+from objstore.memoize import _Job, _rules
 from objstore.record import digest, key_digest
 
 # How long anything may take before it is said to hang.
@@ -61,11 +61,17 @@ def kind(request):
     return request.param
 
 
-@pytest.fixture(params=[(Store, "lmdb"), (Store, "memory"), (Cache, "lmdb")], ids=["lmdb", "memory", "cache"])
+PLACES = [(Store, "lmdb"), (Store, "memory"), (Cache, "lmdb"), (Store, "servers")]
+
+
+@pytest.fixture(params=PLACES, ids=["lmdb", "memory", "cache", "servers"])
 def store(request, tmp_path, clock):
     """A store on each engine, and a cache, which go by `clock`."""
     kind, engine = request.param
-    location = tmp_path / "a.store" if engine == "lmdb" else "memory://"
+    if engine == "servers":
+        location = request.getfixturevalue("on_servers")
+    else:
+        location = tmp_path / "a.store" if engine == "lmdb" else "memory://"
     with open_store(kind, location, durability="process", clock=clock) as store:
         yield store
 
@@ -1439,9 +1445,9 @@ class TestThreads:
     def test_what_others_left_before_one_asked_does_not_count(self, store):
         kept = Calls().kept(store)
         job = kept.cache_info.__self__.job(_Job, kept.cache_key(), (), {})
-        before = now()
+        before = store._engine.moment()
         job.leave([1], None)
-        after = now()
+        after = store._engine.moment()
         assert job.left(before) == ([1], None)
         assert after > before
         assert job.left(after + 1) is None

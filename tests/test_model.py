@@ -651,6 +651,7 @@ class Program(RuleBasedStateMachine):
         self.store.drop_namespace(name)
         self.model.drop_namespace(name)
 
+    @precondition(lambda self: self.store.supports("transaction"))
     @rule(body=BODIES, commit=st.booleans())
     def transaction(self, body, commit):
         self.unit(self.store, self.model, body, commit)
@@ -673,6 +674,7 @@ class Program(RuleBasedStateMachine):
         if commit:
             model.become(copy_of_model)
 
+    @precondition(lambda self: self.store.supports("transaction"))
     @rule(body=st.lists(st.tuples(a_name, WRITES), max_size=4))
     def others_see_a_transaction_when_it_is_committed(self, body):
         after = self.model.copy()
@@ -694,6 +696,7 @@ class Program(RuleBasedStateMachine):
             old.close()
             self.open()
 
+    @precondition(lambda self: self.store.supports("snapshot"))
     @rule()
     def take_a_snapshot(self):
         self.snapshots = [(self.store.snapshot(), self.model.frozen()), *self.snapshots[:1]]
@@ -788,26 +791,24 @@ class MemoryProgram(Program):
         self.open()
 
 
-class LmdbProgram(Program):
+class SharedProgram(Program):
+    """A store that a second process has open, too."""
+
     survives = True
+    durabilities: ClassVar[list[str]]
     other: OtherProcess
 
-    def make_location(self):
-        self.directory = tempfile.mkdtemp()
-        return os.path.join(self.directory, "a.store")
-
-    @initialize(durability=st.sampled_from(["full", "relaxed", "process"]), options=st.sampled_from(OPTIONS))
-    def begin(self, durability, options):
+    @initialize(data=st.data(), options=st.sampled_from(OPTIONS))
+    def begin(self, data, options):
         self.store.close()
         self.options = options
-        Store(self.location, "n", durability=durability, **options).close()
+        Store(self.location, "n", durability=data.draw(st.sampled_from(self.durabilities)), **options).close()
         self.open()
         self.other.ask("open", self.clock.now, self.location, options)
 
     def teardown(self):
         super().teardown()
         self.other.ask("close", self.clock.now)
-        shutil.rmtree(self.directory)
 
     @rule(name=a_name, step=WRITES | LOADS)
     def the_other_process_writes(self, name, step):
@@ -823,16 +824,43 @@ class LmdbProgram(Program):
             assert shown[name] == (len(live), [(key, item.value) for key, item in live.items()])
 
 
-def run(program, seed):
-    """Programs until half of the steps are done: there are two engines."""
+class LmdbProgram(SharedProgram):
+    durabilities: ClassVar[list[str]] = ["full", "relaxed", "process"]
+
+    def make_location(self):
+        self.directory = tempfile.mkdtemp()
+        return os.path.join(self.directory, "a.store")
+
+    def teardown(self):
+        super().teardown()
+        shutil.rmtree(self.directory)
+
+
+class ServersProgram(SharedProgram):
+    durabilities: ClassVar[list[str]] = ["process", "replicated"]
+    cluster: Any
+
+    def make_location(self):
+        return self.cluster.url(f"model-{uuid.uuid4()}", buckets=4)
+
+    def do(self, target, plain, step):
+        if step.method != "expire":
+            super().do(target, plain, step)
+            return
+        call(target, step)  # writes have swept some of it before
+        call(plain, step)
+
+
+def run(program, seed, steps=STEPS // 2):
+    """Programs until so many steps are done; half of all for each of the engines of this machine."""
     Program.steps = 0
     rounds = 0
-    while Program.steps < STEPS // 2:
+    while Program.steps < steps:
         with_seed(seed + rounds)(program)
         run_state_machine_as_test(
             program,
             settings=settings(
-                max_examples=min((STEPS // 2 - Program.steps) // STEPS_A_PROGRAM + 1, 100),
+                max_examples=min((steps - Program.steps) // STEPS_A_PROGRAM + 1, 100),
                 stateful_step_count=STEPS_A_PROGRAM,
                 deadline=None,
                 database=None,
@@ -851,3 +879,8 @@ def test_a_store_in_memory_is_a_dict(seed):
 def test_a_store_on_disk_is_a_dict(seed, other_process):
     LmdbProgram.other = other_process
     run(LmdbProgram, seed)
+
+
+def test_a_store_on_servers_is_a_dict(seed, other_process, cluster):
+    ServersProgram.other, ServersProgram.cluster = other_process, cluster
+    run(ServersProgram, seed, STEPS // 40)

@@ -14,6 +14,12 @@ from objstore import Store, StoreClosed, StoreError, StoreLocked, StoreNotFound,
 from objstore.engines.lmdb import registry
 
 
+@pytest.fixture
+def location(everywhere):
+    """A place for a store, on each engine, servers among them."""
+    return everywhere
+
+
 class TestFlags:
     def test_c_makes_what_is_missing_and_keeps_what_is_there(self, tmp_path):
         path = tmp_path / "deep" / "er" / "a.store"

@@ -47,6 +47,12 @@ VALUES = {
 }
 
 
+@pytest.fixture
+def location(everywhere):
+    """A place for a store, on each engine, servers among them."""
+    return everywhere
+
+
 @dataclass
 class Person:
     name: str

@@ -20,8 +20,6 @@ Nobody may wait for himself, by whatever detour.  These are the rules that see t
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
@@ -68,11 +66,6 @@ class Busy:
 BUSY = Busy()
 
 
-def now() -> float:
-    """Seconds, on one clock for all processes of this machine."""
-    return time.monotonic() if sys.platform == "linux" else time.time()
-
-
 class Storage(Protocol[R]):
     """How one result is found and stored."""
 
@@ -91,7 +84,10 @@ class Storage(Protocol[R]):
         """
 
     def left(self, since: float) -> tuple[R | None, Exception | None] | None:
-        """What was left after that moment (see `now`), the result and None or None and the error; None for nothing."""
+        """What was left after that moment (see `Engine.moment`), the result and None or None and the error.
+
+        None for nothing.
+        """
 
 
 class Job(Storage[R], Protocol[R]):
@@ -220,7 +216,7 @@ class Computations:
 
     def _begin(self, flight: Flight, job: Storage[R]) -> _Landed[R] | Busy | None:
         """Claim, and then look once more: what was stored meanwhile, if anything; BUSY where the claim is taken."""
-        flight.since = now()
+        flight.since = self._get_engine().moment()
         if not flight.take(self._get_engine().claim(job.name)):
             return BUSY
         found = _looked(job)

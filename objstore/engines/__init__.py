@@ -12,6 +12,7 @@ from typing import Any
 from objstore.engines.base import DURABILITIES, Engine
 
 FLAGS = ("r", "w", "c", "n")
+_SERVER_SCHEMES = ("redis", "rediss", "valkey", "valkeys")
 
 
 def connect(
@@ -21,9 +22,12 @@ def connect(
     durability: str | None,
     check: Callable[[bytes | None, str], object] = lambda _identity, _location: None,
     user: object = None,
+    evictable: bool = False,
     **options: Any,
 ) -> Engine:
     """The engine at `location`, retained for `user`.
+
+    What is `evictable` may lie on servers that drop what they have no memory for.
 
     A new store begins with the records of `initial`; `check(identity, location)` refuses one that is not
     what the caller takes it for, before anything is changed.  Raises ValueError for a flag, an option or a kind
@@ -32,20 +36,32 @@ def connect(
     if flag not in FLAGS:
         raise ValueError(f"flag is 'r' (read), 'w' (must exist), 'c' (create) or 'n' (new), not {flag!r}")
     text = _text(location)
+    scheme, separator, _ = text.partition("://")
+    if is_on_servers(text):
+        from objstore.engines.redis import open_redis
+
+        return open_redis(text, flag, initial, durability, check, user, evictable)
     if durability not in (None, *DURABILITIES):
         raise ValueError(f"durability is one of {', '.join(map(repr, DURABILITIES))}, not {durability!r}")
-    scheme, separator, _ = text.partition("://")
     if separator and scheme == "memory":
         from objstore.engines.memory import open_memory
 
         return open_memory(text, flag, initial, durability, check, user)
     if separator and scheme != "lmdb":
-        raise ValueError(f"no engine is known for {scheme}://; a location is a path, lmdb:///path or memory://name")
+        raise ValueError(
+            f"no engine is known for {scheme}://; a location is a path, lmdb:///path, memory://name, or redis://host/name"
+        )
 
     from objstore.engines.lmdb import Options, open_lmdb
 
     path = _path(text) if separator else text
     return open_lmdb(path, flag, initial, durability, check, Options(**options), user)
+
+
+def is_on_servers(location: str | os.PathLike[str]) -> bool:
+    """Whether a location is one of servers."""
+    scheme, separator, _ = str(location).partition("://")
+    return bool(separator) and scheme in _SERVER_SCHEMES
 
 
 def path_of(location: str | os.PathLike[str]) -> str:

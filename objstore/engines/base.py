@@ -19,6 +19,8 @@ every forked child, and whoever remembers the count of its birth knows whether i
 from __future__ import annotations
 
 import os
+import sys
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -43,6 +45,9 @@ def durability_of(stored: bytes | None) -> str | None:
     found = (stored or b"").decode(errors="replace")
     return found if found in DURABILITIES else None
 
+
+# With what an entry begins that stands for the place of a record in the order, where an engine keeps that by itself.
+ORDER_ENTRY = b"\x06"
 
 # Where those above keep what the store is; an engine lets them look at it before it changes anything.
 IDENTITY_KEY = b"\x00i"
@@ -189,6 +194,79 @@ class Writer(Reader, Protocol):
         """Drop everything; the writer is used up.  Harmless when it is already."""
 
 
+class Marks(NamedTuple):
+    """What an engine that keeps the books itself is told about a record."""
+
+    expires_at: int | None = None
+    """Microseconds since 1970."""
+    tags: tuple[bytes, ...] = ()
+    """Hashes of its tags, of the same length all."""
+    prefix: bytes = b""
+    """With what the keys of its namespace begin; none is the default namespace."""
+    name: bytes = b""
+    """What is recorded of that namespace: its name, and its codec."""
+
+
+class Anything:
+    """Stands for whatever is stored, where something is to be stored only in a certain case."""
+
+
+ANYTHING = Anything()
+
+Put = tuple[bytes, bytes, Marks]
+"""A key, its record, and what is known about it."""
+
+
+class Shards(Reader, Protocol):
+    """What an engine without transactions reads and writes: many small trees that look like one.
+
+    A reader sees what is there now, and not one state: a scan shows what was there all the time, and what comes or goes
+    meanwhile or not.  Each write of one key is one step, with all that is kept about it; several are several steps.
+
+    `now` is the time of the caller, in microseconds since 1970.
+    """
+
+    def put(self, key: bytes, record: Packed) -> None:
+        """Store a record of the library's own."""
+
+    def store(self, key: bytes, record: bytes, marks: Marks, now: int, found: bytes | Anything | None) -> int:
+        """Store `record` if `found` is what is there (None: nothing).
+
+        Gives 0 where it is not; 1, or 2 where this is the first of its namespace here; -1 where the namespace has
+        another name by now.
+        """
+
+    def store_many(self, items: Sequence[Put], now: int) -> list[int]:
+        """`store`, whatever is there, for each.  An error has the places of those that failed in `places`."""
+
+    def exchange(self, items: Sequence[tuple[bytes, bytes, bytes]]) -> int:
+        """Key, record, and another one for the same thing: put it in its place if it is still there; how many were."""
+
+    def remove(self, key: bytes, now: int, found: bytes | Anything) -> bool:
+        """Remove the record if `found` is what is there; whether it was, and was not expired."""
+
+    def remove_many(self, keys: Sequence[bytes], now: int) -> list[bool]:
+        """`remove`, whatever is there, for each."""
+
+    def remove_between(self, start: bytes, stop: bytes | None, now: int) -> int:
+        """Remove everything from `start` (included) to `stop` (not); how much of it was not expired."""
+
+    def count_between(self, start: bytes, stop: bytes | None, now: int) -> int:
+        """How many keys there are from `start` (included) to `stop` (not) that are not expired."""
+
+    def scan_live_keys(self, start: bytes, stop: bytes | None, reverse: bool, now: int) -> Iterator[bytes]:
+        """The keys alone, without the expired ones."""
+
+    def scan_tagged(self, tag: bytes, start: bytes, stop: bytes | None, reverse: bool) -> Iterator[bytes]:
+        """The keys of what may bear a tag, given by its hash; their records say whether they do."""
+
+    def sweep(self, prefix: bytes, now: int) -> int:
+        """Remove what has expired in a namespace; how much that was."""
+
+    def forget_namespace(self, prefix: bytes) -> None:
+        """Forget the namespace in all parts."""
+
+
 class Claim(Protocol):
     """What one has who does alone what others would do, too: nobody else gets it, in no thread and no process.
 
@@ -269,6 +347,8 @@ class Engine(ABC):
     location: str
     durability: str
     read_only = False
+    is_shared = False
+    """Whether it is reached over a network, where others may write into it."""
     was_emptied = False
     """Whether it was suspect, and is new now, as its opener had allowed."""
     capabilities: frozenset[str]
@@ -338,9 +418,17 @@ class Engine(ABC):
     def await_claim(self, name: bytes) -> Waiting:
         """Say that somebody waits for the claim on a name, and will poll for it."""
 
+    def moment(self) -> float:
+        """Seconds, on one clock for all processes that may have this engine open."""
+        return time.monotonic() if sys.platform == "linux" else time.time()
+
     @abstractmethod
     def inspection(self) -> Inspection | None:
         """The last committed state for another process to look through, or None where there is no file to look at."""
+
+    def audited(self) -> Iterator[tuple[bytes, Stored]]:
+        """Everything that an audit looks at, where it is looked at here: first the library's own, then the records."""
+        return self.read().scan(b"")
 
     def backup(self, path: str, verify: Verify, progress: Progress | None) -> None:
         """Write the last committed state into a new directory at `path`, as a store of its own.

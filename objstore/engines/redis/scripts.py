@@ -1,0 +1,218 @@
+"""The scripts that run on the servers, each as one step that nobody sees half of.
+
+All keys that a script is given lie in one slot.  `SWEEP`, `CLEAR` and the sweeping in `WRITE` also remove records
+that they find in an index of the same bucket: those lie in the same slot, too.
+
+An indexed bucket keeps its books in the same step as the record; without an index there is nothing to keep but the
+names of namespaces.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha1
+from typing import NamedTuple
+
+
+class Script(NamedTuple):
+    """A script, and what it is called by."""
+
+    text: bytes
+    digest: bytes
+
+
+def _script(*texts: str) -> Script:
+    text = "\n".join(texts).encode()
+    return Script(text, sha1(text, usedforsecurity=False).hexdigest().encode())
+
+
+# What is kept about the record of a key: its place in the order, when it ends, its tags.
+_BOOKS = """
+local index, expiry, tags, tagged = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+
+local function forget_tags(key)
+  local had = redis.call('HGET', tagged, key)
+  if had then
+    for at = 1, #had, 7 do redis.call('ZREM', tags, string.sub(had, at, at + 6) .. key) end
+    redis.call('HDEL', tagged, key)
+  end
+end
+
+local function forget(key)
+  redis.call('ZREM', index, key)
+  redis.call('ZREM', expiry, key)
+  forget_tags(key)
+end
+
+local function note(key, expires_at, labels)
+  redis.call('ZADD', index, 0, key)
+  if expires_at == '' then redis.call('ZREM', expiry, key) else redis.call('ZADD', expiry, expires_at, key) end
+  forget_tags(key)
+  if labels ~= '' then
+    for at = 1, #labels, 7 do redis.call('ZADD', tags, 0, string.sub(labels, at, at + 6) .. key) end
+    redis.call('HSET', tagged, key, labels)
+  end
+end
+
+local function is_over(key, now)
+  local ends = redis.call('ZSCORE', expiry, key)
+  return ends and tonumber(ends) <= tonumber(now)
+end
+
+local function expired(now, first, count)
+  return redis.call('ZRANGEBYSCORE', expiry, '-inf', now, 'LIMIT', first, count)
+end
+"""
+
+_NO_BOOKS = """
+local function forget(key) end
+local function note(key, expires_at, labels) end
+local function is_over(key, now) return false end
+local function expired(now, first, count) return {} end
+"""
+
+# KEYS  index, expiry, tags, tagged, names, record
+# ARGV  condition, action, key, now, record, milliseconds to live, expires_at, tag hashes, and of a namespace its prefix
+#       and name
+#
+# The condition is about what is stored: * anything, ! nothing, = these bytes, # bytes of this SHA-1.
+# The action: S store, K store and keep all that is known about it, D delete.
+#
+# Gives 1 where it was done, 2 if the namespace is new in this bucket; 0 where the condition fails, or there was nothing
+# to delete, or only something expired; -1 where the namespace has another name (which says its codec, too).
+_WRITE = """
+local condition, action, key, now, record = ARGV[1], ARGV[2], ARGV[3], ARGV[4], KEYS[6]
+local kind = string.sub(condition, 1, 1)
+if kind ~= '*' then
+  local stored = redis.call('GET', record)
+  if kind == '!' then
+    if stored then return 0 end
+  elseif not stored then
+    return 0
+  elseif kind == '=' then
+    if stored ~= string.sub(condition, 2) then return 0 end
+  elseif redis.sha1hex(stored) ~= string.sub(condition, 2) then
+    return 0
+  end
+end
+if action == 'K' then
+  redis.call('SET', record, ARGV[5], 'KEEPTTL')
+  return 1
+end
+if action == 'D' then
+  local was_over = is_over(key, now)
+  local there = redis.call('UNLINK', record)
+  forget(key)
+  if there == 1 and not was_over then return 1 end
+  return 0
+end
+local done = 1
+if ARGV[9] ~= '' then
+  local name = redis.call('HGET', KEYS[5], ARGV[9])
+  if not name then
+    redis.call('HSET', KEYS[5], ARGV[9], ARGV[10])
+    done = 2
+  elseif name ~= ARGV[10] then
+    return -1
+  end
+end
+if ARGV[6] == '' then
+  redis.call('SET', record, ARGV[5])
+else
+  redis.call('SET', record, ARGV[5], 'PX', ARGV[6])
+end
+note(key, ARGV[7], ARGV[8])
+local prefix = string.sub(record, 1, #record - #key)
+for _, other in ipairs(expired(now, 0, 2)) do
+  redis.call('UNLINK', prefix .. other)
+  forget(other)
+end
+return done
+"""
+
+# KEYS  index, expiry, tags, tagged
+# ARGV  with what names begin, now, lowest and highest key as ZRANGEBYLEX takes them, how many at most
+# Gives how many were removed, and how many of these were not expired.
+_CLEAR = """
+local keys = redis.call('ZRANGEBYLEX', index, ARGV[3], ARGV[4], 'LIMIT', 0, ARGV[5])
+local live = 0
+for _, key in ipairs(keys) do
+  local was_over = is_over(key, ARGV[2])
+  if redis.call('UNLINK', ARGV[1] .. key) == 1 and not was_over then live = live + 1 end
+  forget(key)
+end
+return {#keys, live}
+"""
+
+# KEYS  index, expiry, tags, tagged
+# ARGV  with what names begin, now, where to begin, how many at most, prefix of a namespace ('' for the default one)
+# Gives how many of the expired were looked at, and how many of these were removed.
+_SWEEP = """
+local found = expired(ARGV[2], ARGV[3], ARGV[4])
+local removed = 0
+for _, key in ipairs(found) do
+  local is_ours
+  if ARGV[5] == '' then
+    is_ours = string.byte(key, 1) >= 16
+  else
+    is_ours = string.sub(key, 1, #ARGV[5]) == ARGV[5]
+  end
+  if is_ours then
+    redis.call('UNLINK', ARGV[1] .. key)
+    forget(key)
+    removed = removed + 1
+  end
+end
+return {#found, removed}
+"""
+
+# KEYS  index, expiry
+# ARGV  direction, from where, to where, how many at most, now ('' for all)
+# Gives keys in order, without the expired ones, and behind them the last one that was looked at, if there may be more.
+_PAGE = """
+local keys = redis.call(ARGV[1], KEYS[1], ARGV[2], ARGV[3], 'LIMIT', 0, ARGV[4])
+local last = #keys == tonumber(ARGV[4]) and keys[#keys] or ''
+if ARGV[5] ~= '' and redis.call('ZCOUNT', KEYS[2], '-inf', ARGV[5]) > 0 then
+  local live = {}
+  for _, key in ipairs(keys) do
+    local ends = redis.call('ZSCORE', KEYS[2], key)
+    if not ends or tonumber(ends) > tonumber(ARGV[5]) then live[#live + 1] = key end
+  end
+  keys = live
+end
+keys[#keys + 1] = last
+return keys
+"""
+
+# KEYS  index of the library's own records, then the names of these, of which the first is the layout record
+# ARGV  for each the key and the record.  Gives 1, or 0 where there is a store.
+_CREATE = """
+if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
+for at = 2, #KEYS do
+  redis.call('SET', KEYS[at], ARGV[2 * at - 2])
+  redis.call('ZADD', KEYS[1], 0, ARGV[2 * at - 3])
+end
+return 1
+"""
+
+# KEYS  a claim or its like.  ARGV  token, milliseconds to live.  Gives 1 where it has that token.
+_RENEW = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('PEXPIRE', KEYS[1], ARGV[2])
+"""
+
+# KEYS  a claim.  ARGV  token.
+_RELEASE = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('DEL', KEYS[1])
+"""
+
+WRITE = _script(_BOOKS, _WRITE)
+WRITE_BARE = _script(_NO_BOOKS, _WRITE)
+CLEAR = _script(_BOOKS, _CLEAR)
+SWEEP = _script(_BOOKS, _SWEEP)
+PAGE = _script(_PAGE)
+CREATE = _script(_CREATE)
+RENEW = _script(_RENEW)
+RELEASE = _script(_RELEASE)
+
+TEXTS = {script.digest: script.text for script in (WRITE, WRITE_BARE, CLEAR, SWEEP, PAGE, CREATE, RENEW, RELEASE)}
