@@ -204,8 +204,7 @@ class _Copying:
         self._copy()
         present = before + self._verified
         for _ in range(_PASSES - 1):
-            self._compare()
-            if not self._differing:
+            if self._compare():
                 break
         self._end()
         lost = tuple(self._lost.values())
@@ -222,14 +221,19 @@ class _Copying:
                 self._begun = self._begun._replace(position=(last + b"\0").hex(), entries=entries)
                 self._note()
 
-    def _compare(self) -> None:
-        """Another pass, which leaves nothing in the target that is not in the source."""
+    def _compare(self) -> bool:
+        """Another pass, which leaves nothing in the target that is not in the source; whether there was nothing to do.
+
+        Where there are no snapshots, what was deleted may be there again.
+        """
         reader = self._state()
         self._total = self._done + self._old._space.total(reader)
         for _ in self._go_through(reader, space.ITEMS, compares=True):
             pass
+        before = self._removed
         if not self._begun.merge:
             self._remove(reader)
+        return not self._differing and self._removed == before
 
     def _state(self) -> Reader:
         """What is to be copied: one state of the source, where that can be had."""
