@@ -25,6 +25,8 @@ _PAGE = 256
 class ShardedSpace(Space):
     """One namespace; every `txn` is an engine's `Shards`."""
 
+    tries_first = True
+
     _is_declared = False
 
     def recorded_as(self, codec: str | None) -> Self:
