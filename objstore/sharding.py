@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any, Self
 
 from objstore import keys
-from objstore.engines.base import ANYTHING, Anything, Marks, Shards, Stored
+from objstore.engines.base import ANYTHING, MAX_SERVED_BYTES, Anything, Marks, Shards, Stored
 from objstore.errors import StoreError
 from objstore.record import Packed
 from objstore.space import EMPTY_COUNT, Found, Labelled, Space, tag_hash
@@ -25,6 +25,7 @@ _PAGE = 256
 class ShardedSpace(Space):
     """One namespace; every `txn` is an engine's `Shards`."""
 
+    _most_bytes = MAX_SERVED_BYTES
     _is_declared = False
 
     def recorded_as(self, codec: str | None) -> Self:

@@ -18,6 +18,7 @@ from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 from objstore.engines.base import (
     DURABILITY_KEY,
     IDENTITY_KEY,
+    MAX_SERVED_BYTES,
     Claim,
     Engine,
     Held,
@@ -47,7 +48,7 @@ class RedisEngine(Engine):
 
     name = "redis"
     is_shared = True
-    max_record_bytes = 512 << 20  # what a server takes, unless it is told otherwise
+    max_record_bytes = MAX_SERVED_BYTES
 
     def __init__(self, where: Location, router: Router, layout: Layout, durability: str) -> None:
         self.location = where.text
