@@ -47,6 +47,7 @@ class RedisEngine(Engine):
 
     name = "redis"
     is_shared = True
+    max_record_bytes = 512 << 20  # where a value ends on the servers
 
     def __init__(self, where: Location, router: Router, layout: Layout, durability: str) -> None:
         self.location = where.text
