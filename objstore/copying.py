@@ -89,8 +89,8 @@ def copy(
     Either is a location, or an open `Store` or `Cache`, which keeps the options with which it was opened. The target is
     made where it is missing: of the same kind, with the same codec, the same bounds if it is a cache that has none yet,
     and sealed with the same keys. All namespaces and memoized results are copied, with expiry and tags; nothing is
-    decoded. What has expired is left out. How a cache was used is not copied; servers keep no bound, and remember it for
-    the way back.
+    decoded. What has expired is left out. How a cache was used is not copied; servers keep no bound, and remember it
+    for the way back.
 
     Who is interrupted calls it again, with the same arguments, and it goes on where it was. A target that holds
     anything but a begun copy of this source is refused; with `merge`, what both have is replaced, and the rest stays.
@@ -589,7 +589,7 @@ def _claim(new: Store[Any, Any]) -> Claim:
     given_up = time.monotonic() + (_SECONDS_AFTER_DEATH if new._engine.is_shared else 0)
     try:
         while time.monotonic() < given_up:
-            time.sleep(0.02)
+            time.sleep(waiting.longest_pause)
             if (claim := waiting.poll()) is not None:
                 return claim
     finally:

@@ -24,7 +24,6 @@ from servers import wait_for
 from objstore import OutcomeUnknown, Store, StoreError
 
 ABSENT = "absent"
-_PAUSE = 0.001  # between two calls: the servers need the processors, too
 _count = struct.Struct("<Q")
 
 
@@ -49,10 +48,14 @@ class Report:
 
 
 class Client:
-    """One that works until it is told to stop."""
+    """One that works until it is told to stop.
 
-    def __init__(self, location: str, **options: Any) -> None:
+    `pause`: seconds between two calls, because the servers need the processors, too.
+    """
+
+    def __init__(self, location: str, pause: float = 0.001, **options: Any) -> None:
         self._location = location
+        self._pause = pause
         self._options = options
 
     def open(self) -> Store[Any, Any]:
@@ -68,7 +71,7 @@ class Client:
                 report.errors.append(f"{type(error).__name__}: {error}; from {error.__cause__!r}")
             report.worst = max(report.worst, time.monotonic() - started)
             report.calls += 1
-            time.sleep(_PAUSE)
+            time.sleep(self._pause)
         return report
 
     def step(self, store: Store[Any, Any], number: int, rng: Any, report: Report) -> None:
@@ -167,8 +170,8 @@ def check_counting(store: Store[Any, Any], reports: Sequence[Report]) -> None:
     found = dict(store.items())
     for kind in "increment", "compare_and_set":
         for n in range(SHARED):
-            least = done[kind, n]
-            assert least <= found.get((kind, n), 0) <= least + unknown[kind, n], (kind, n)
+            value, least, most = found.get((kind, n), 0), done[kind, n], done[kind, n] + unknown[kind, n]
+            assert least <= value <= most, f"{kind} {n}: {value}, not {least} to {most}"
     for about in {about for about in {*done, *unknown} if about[0] == "add"}:
         assert done[about] <= 1, f"{about} was added {done[about]} times"
         assert (about in found) or not done[about], f"{about} was added, and is not there"

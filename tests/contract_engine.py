@@ -1,4 +1,4 @@
-"""What every engine does, said once: subclass `EngineContract` and give it an `engine` fixture."""
+"""What every engine does, said once: subclass `EngineContract`, or `TreeContract`, and give it an `engine` fixture."""
 
 from __future__ import annotations
 
@@ -78,19 +78,12 @@ def user_keys(reader, **options):
     return list(reader.scan_keys(b"\x10", **options))
 
 
-class EngineContract:
+class TreeContract:
+    """What every engine does, also one without transactions."""
+
     @pytest.fixture
     def engine(self):
         raise NotImplementedError("give an empty engine, and release it")
-
-    # What it says of itself
-
-    def test_it_is_an_engine_with_a_name_and_a_location(self, engine):
-        assert isinstance(engine, Engine)
-        assert isinstance(engine.name, str)
-        assert isinstance(engine.location, str)
-        assert engine.capabilities >= {"ordered", "batches", "transaction", "snapshot"}
-        assert not engine.read_only
 
     def test_it_records_its_durability(self, engine):
         assert engine.get(DURABILITY_KEY) == engine.durability.encode()
@@ -110,60 +103,6 @@ class EngineContract:
         assert engine.get(b"\x10k") == b"one"
         assert engine.read().get(b"\x10k") == b"one"
         assert engine.contains(b"\x10k", b"\x10other") == (True, None)
-
-    @pytest.mark.parametrize("size", [1, 3000, 70_000, 5 << 20])
-    def test_a_draft_is_stored_as_the_record_that_it_is(self, engine, size):
-        draft = pack(b"\x10k", b"\x80payload", frames=[memoryview(b"f" * size), memoryview(b"g" * size)])
-
-        def put(writer):
-            writer.put(b"\x10k", draft)
-            assert writer.get(b"\x10k") == bytes(draft)
-            inner = writer.savepoint()
-            inner.put(b"\x10inner", draft)
-            inner.put(b"\x10k", draft)
-            inner.commit()
-            inner = writer.savepoint()
-            inner.put(b"\x10k", b"gone")
-            inner.put(b"\x10other", draft)
-            inner.abort()
-            writer.put(b"\x10again", draft)
-            writer.put(b"\x10again", draft)
-
-        for _ in range(3):  # over what is there, too
-            engine.transact(put)
-        expected = [(key, bytes(draft)) for key in (b"\x10again", b"\x10inner", b"\x10k")]
-        assert list(engine.read().scan(b"\x10")) == expected
-
-    def test_a_draft_that_fails_leaves_nothing(self, engine):
-        fill(engine)
-        buffer = memoryview(bytearray(100_000))
-        draft = pack(b"\x10a", b"\x80payload", frames=[buffer])
-        buffer.release()
-        with pytest.raises(ValueError, match="released"):
-            engine.transact(lambda writer: writer.put(b"\x10a", draft))
-        assert user_keys(engine.read()) == LETTERS
-        assert engine.get(b"\x10a") == b"a"
-        writer = engine.write()
-        with pytest.raises(ValueError, match="released"):
-            writer.put(b"\x10a", draft)
-        with suppress(TransactionError):  # what an engine has half written ends the transaction
-            writer.commit()
-        assert engine.get(b"\x10a") == b"a"
-
-    def test_a_put_beside_another_record_goes_by_how_that_begins(self, engine):
-        engine.transact(lambda writer: writer.put(b"\x10s", b"\x00state"))
-        assert engine.put_beside(b"\x10k", b"one", b"\x10s", 0) is True
-        assert engine.put_beside(b"\x10k", b"two", b"\x10s", 1) is False
-        assert engine.put_beside(b"\x10k", b"two", b"\x10nothing", 0) is False
-        assert engine.get(b"\x10k") == b"one"
-        draft = pack(b"\x10k", b"\x80payload", frames=[memoryview(bytes(100_000))])
-        assert engine.put_beside(b"\x10k", draft, b"\x10s", 0) is True
-        assert engine.get(b"\x10k") == bytes(draft)
-        writer = engine.write()
-        with pytest.raises(TransactionError):
-            engine.put_beside(b"\x10k", b"two", b"\x10s", 0)
-        writer.abort()
-        assert engine.put_beside(b"\x10k", b"three", b"\x10s", 0) is True  # nothing is left behind
 
     def test_what_was_never_put_is_none(self, engine):
         assert engine.get(b"\x10k") is None
@@ -248,22 +187,6 @@ class EngineContract:
             assert list(viewer.scan_keys(start, stop, reverse)) == [key for key, _ in expected]
 
     @few_or_many
-    @given(st.lists(changes(), max_size=12), st.lists(bounds(), min_size=1, max_size=4))
-    def test_a_writer_sees_its_own_changes(self, engine, some_changes, some_bounds):
-        model = emptied(engine)
-        with writing(engine) as writer:
-            for change in some_changes:
-                apply(change, writer, model)
-                assert writer.count() == len(model)
-                assert writer.get(change[1]) == model.get(change[1])
-            for start, stop, reverse in some_bounds:
-                expected = stretch(model, start, stop, reverse)
-                assert list(writer.scan(start, stop, reverse)) == expected
-                assert list(writer.scan_keys(start, stop, reverse)) == [key for key, _ in expected]
-                seen = [(key, record[:HEAD_BYTES], len(record)) for key, record in expected]
-                assert list(writer.scan_heads(start, stop, reverse)) == seen
-
-    @few_or_many
     @given(st.dictionaries(tree_keys(), records(), max_size=12), bounds())
     def test_delete_range_removes_what_a_scan_gives(self, engine, items, bound):
         model = emptied(engine) | items
@@ -278,6 +201,194 @@ class EngineContract:
         fill(engine, [b"\x10%05d" % number for number in range(5000)])
         assert engine.transact(lambda writer: writer.delete_range(b"\x1000100", b"\x1004900")) == 4800
         assert len(user_keys(engine.read())) == 200
+
+    def test_transact_gives_what_the_function_gives(self, engine):
+        assert engine.transact(lambda writer, a, *, b: (a, b), 1, b=2) == (1, 2)
+
+    # Claims
+
+    def test_one_at_a_time_has_the_claim_on_a_name(self, engine):
+        claim = engine.claim(b"name")
+        assert engine.claim(b"name") is None
+        assert in_thread(lambda: engine.claim(b"name")) is None
+        claim.release()
+        assert in_thread(lambda: engine.claim(b"name")) is not None
+
+    def test_other_names_have_other_claims(self, engine):
+        claims = [engine.claim(b"%d" % number) for number in range(1000)]
+        assert None not in claims
+        assert [engine.claim(b"%d" % number) for number in range(1000)] == [None] * 1000
+        claims[500].release()
+        assert engine.claim(b"500") is not None
+        assert engine.claim(b"501") is None
+
+    def test_of_many_threads_one_gets_the_claim(self, engine):
+        for number in range(50):
+            name, got, barrier = b"%d" % number, [], threading.Barrier(4)
+
+            def take(name=name, got=got, barrier=barrier):
+                barrier.wait()
+                got.append(engine.claim(name))
+
+            threads = [threading.Thread(target=take) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert sum(claim is not None for claim in got) == 1
+
+    def test_a_claim_is_released_once(self, engine):
+        first = engine.claim(b"name")
+        first.release()
+        second = engine.claim(b"name")
+        first.release()
+        assert engine.claim(b"name") is None
+        assert not first.is_awaited()
+        del second
+        assert engine.claim(b"name") is not None
+
+    def test_a_claim_that_is_dropped_is_given_up(self, engine):
+        claim = engine.claim(b"name")
+        assert engine.claim(b"name") is None
+        del claim
+        assert engine.claim(b"name") is not None
+
+    def test_who_waits_gets_the_claim_when_it_is_free(self, engine):
+        claim = engine.claim(b"name")
+        waiting = engine.await_claim(b"name")
+        assert waiting.poll() is None
+        assert not claim.is_awaited()  # by nobody of another process
+        claim.release()
+        mine = waiting.poll()
+        assert mine is not None
+        assert engine.claim(b"name") is None
+        assert waiting.poll() is None
+        mine.release()
+        assert waiting.poll() is None  # it got what it waited for
+        assert engine.claim(b"name") is not None
+
+    def test_who_waits_no_more_gets_nothing(self, engine):
+        waiting = engine.await_claim(b"name")
+        waiting.close()
+        waiting.close()
+        assert waiting.poll() is None
+        assert engine.claim(b"name") is not None
+
+    def test_a_claim_leaves_nothing_in_the_tree(self, engine):
+        before = dict(engine.read().scan(b"\x00"))
+        claim = engine.claim(b"name")
+        assert dict(engine.read().scan(b"\x00")) == before
+        claim.release()
+
+    def test_a_forked_child_has_no_claim_and_ends_none(self, engine):
+        claim = engine.claim(b"name")
+        waiting = engine.await_claim(b"other")
+
+        def in_child():
+            seen = [claim.is_awaited(), waiting.poll()]
+            own = engine.claim(b"of the child")
+            claim.release()
+            waiting.close()
+            return [*seen, own is not None, engine.claim(b"of the child") is None]
+
+        assert children.result(in_child) == [False, None, True, True]
+        assert engine.claim(b"name") is None
+        assert waiting.poll() is not None
+        self.ended_with_its_process(engine, b"of the child")
+
+    def ended_with_its_process(self, engine, name):
+        assert engine.claim(name) is not None
+
+    # Handles
+
+    def test_it_closes_with_its_last_handle(self, engine):
+        engine.retain()
+        engine.release()
+        fill(engine)
+        assert user_keys(engine.read()) == LETTERS
+
+
+class EngineContract(TreeContract):
+    """What an engine with transactions does."""
+
+    # What it says of itself
+
+    def test_it_is_an_engine_with_a_name_and_a_location(self, engine):
+        assert isinstance(engine, Engine)
+        assert isinstance(engine.name, str)
+        assert isinstance(engine.location, str)
+        assert engine.capabilities >= {"ordered", "batches", "transaction", "snapshot"}
+        assert not engine.read_only
+
+    @pytest.mark.parametrize("size", [1, 3000, 70_000, 5 << 20])
+    def test_a_draft_is_stored_as_the_record_that_it_is(self, engine, size):
+        draft = pack(b"\x10k", b"\x80payload", frames=[memoryview(b"f" * size), memoryview(b"g" * size)])
+
+        def put(writer):
+            writer.put(b"\x10k", draft)
+            assert writer.get(b"\x10k") == bytes(draft)
+            inner = writer.savepoint()
+            inner.put(b"\x10inner", draft)
+            inner.put(b"\x10k", draft)
+            inner.commit()
+            inner = writer.savepoint()
+            inner.put(b"\x10k", b"gone")
+            inner.put(b"\x10other", draft)
+            inner.abort()
+            writer.put(b"\x10again", draft)
+            writer.put(b"\x10again", draft)
+
+        for _ in range(3):  # over what is there, too
+            engine.transact(put)
+        expected = [(key, bytes(draft)) for key in (b"\x10again", b"\x10inner", b"\x10k")]
+        assert list(engine.read().scan(b"\x10")) == expected
+
+    def test_a_draft_that_fails_leaves_nothing(self, engine):
+        fill(engine)
+        buffer = memoryview(bytearray(100_000))
+        draft = pack(b"\x10a", b"\x80payload", frames=[buffer])
+        buffer.release()
+        with pytest.raises(ValueError, match="released"):
+            engine.transact(lambda writer: writer.put(b"\x10a", draft))
+        assert user_keys(engine.read()) == LETTERS
+        assert engine.get(b"\x10a") == b"a"
+        writer = engine.write()
+        with pytest.raises(ValueError, match="released"):
+            writer.put(b"\x10a", draft)
+        with suppress(TransactionError):  # what an engine has half written ends the transaction
+            writer.commit()
+        assert engine.get(b"\x10a") == b"a"
+
+    def test_a_put_beside_another_record_goes_by_how_that_begins(self, engine):
+        engine.transact(lambda writer: writer.put(b"\x10s", b"\x00state"))
+        assert engine.put_beside(b"\x10k", b"one", b"\x10s", 0) is True
+        assert engine.put_beside(b"\x10k", b"two", b"\x10s", 1) is False
+        assert engine.put_beside(b"\x10k", b"two", b"\x10nothing", 0) is False
+        assert engine.get(b"\x10k") == b"one"
+        draft = pack(b"\x10k", b"\x80payload", frames=[memoryview(bytes(100_000))])
+        assert engine.put_beside(b"\x10k", draft, b"\x10s", 0) is True
+        assert engine.get(b"\x10k") == bytes(draft)
+        writer = engine.write()
+        with pytest.raises(TransactionError):
+            engine.put_beside(b"\x10k", b"two", b"\x10s", 0)
+        writer.abort()
+        assert engine.put_beside(b"\x10k", b"three", b"\x10s", 0) is True  # nothing is left behind
+
+    @few_or_many
+    @given(st.lists(changes(), max_size=12), st.lists(bounds(), min_size=1, max_size=4))
+    def test_a_writer_sees_its_own_changes(self, engine, some_changes, some_bounds):
+        model = emptied(engine)
+        with writing(engine) as writer:
+            for change in some_changes:
+                apply(change, writer, model)
+                assert writer.count() == len(model)
+                assert writer.get(change[1]) == model.get(change[1])
+            for start, stop, reverse in some_bounds:
+                expected = stretch(model, start, stop, reverse)
+                assert list(writer.scan(start, stop, reverse)) == expected
+                assert list(writer.scan_keys(start, stop, reverse)) == [key for key, _ in expected]
+                seen = [(key, record[:HEAD_BYTES], len(record)) for key, record in expected]
+                assert list(writer.scan_heads(start, stop, reverse)) == seen
 
     # Scans in a writer
 
@@ -439,9 +550,6 @@ class EngineContract:
             writer.commit()
         assert user_keys(engine.read()) == [b"\x10first"]
 
-    def test_transact_gives_what_the_function_gives(self, engine):
-        assert engine.transact(lambda writer, a, *, b: (a, b), 1, b=2) == (1, 2)
-
     @pytest.mark.parametrize("error", [ValueError, StoreError, KeyboardInterrupt])
     def test_transact_aborts_when_the_function_raises(self, engine, error):
         def change_and_fail(writer):
@@ -574,105 +682,6 @@ class EngineContract:
         assert not in_thread(engine.is_writing_here)
         getattr(writer, end)()
         assert not engine.is_writing_here()
-
-    # Claims
-
-    def test_one_at_a_time_has_the_claim_on_a_name(self, engine):
-        claim = engine.claim(b"name")
-        assert engine.claim(b"name") is None
-        assert in_thread(lambda: engine.claim(b"name")) is None
-        claim.release()
-        assert in_thread(lambda: engine.claim(b"name")) is not None
-
-    def test_other_names_have_other_claims(self, engine):
-        claims = [engine.claim(b"%d" % number) for number in range(1000)]
-        assert None not in claims
-        assert [engine.claim(b"%d" % number) for number in range(1000)] == [None] * 1000
-        claims[500].release()
-        assert engine.claim(b"500") is not None
-        assert engine.claim(b"501") is None
-
-    def test_of_many_threads_one_gets_the_claim(self, engine):
-        for number in range(50):
-            name, got, barrier = b"%d" % number, [], threading.Barrier(4)
-
-            def take(name=name, got=got, barrier=barrier):
-                barrier.wait()
-                got.append(engine.claim(name))
-
-            threads = [threading.Thread(target=take) for _ in range(4)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            assert sum(claim is not None for claim in got) == 1
-
-    def test_a_claim_is_released_once(self, engine):
-        first = engine.claim(b"name")
-        first.release()
-        second = engine.claim(b"name")
-        first.release()
-        assert engine.claim(b"name") is None
-        assert not first.is_awaited()
-        del second
-        assert engine.claim(b"name") is not None
-
-    def test_a_claim_that_is_dropped_is_given_up(self, engine):
-        claim = engine.claim(b"name")
-        assert engine.claim(b"name") is None
-        del claim
-        assert engine.claim(b"name") is not None
-
-    def test_who_waits_gets_the_claim_when_it_is_free(self, engine):
-        claim = engine.claim(b"name")
-        waiting = engine.await_claim(b"name")
-        assert waiting.poll() is None
-        assert not claim.is_awaited()  # by nobody of another process
-        claim.release()
-        mine = waiting.poll()
-        assert mine is not None
-        assert engine.claim(b"name") is None
-        assert waiting.poll() is None
-        mine.release()
-        assert waiting.poll() is None  # it got what it waited for
-        assert engine.claim(b"name") is not None
-
-    def test_who_waits_no_more_gets_nothing(self, engine):
-        waiting = engine.await_claim(b"name")
-        waiting.close()
-        waiting.close()
-        assert waiting.poll() is None
-        assert engine.claim(b"name") is not None
-
-    def test_a_claim_leaves_nothing_in_the_tree(self, engine):
-        before = dict(engine.read().scan(b"\x00"))
-        claim = engine.claim(b"name")
-        assert dict(engine.read().scan(b"\x00")) == before
-        claim.release()
-
-    def test_a_forked_child_has_no_claim_and_ends_none(self, engine):
-        claim = engine.claim(b"name")
-        waiting = engine.await_claim(b"other")
-
-        def in_child():
-            seen = [claim.is_awaited(), waiting.poll()]
-            own = engine.claim(b"of the child")
-            claim.release()
-            waiting.close()
-            return [*seen, own is not None, engine.claim(b"of the child") is None]
-
-        assert children.result(in_child) == [False, None, True, True]
-        assert engine.claim(b"name") is None
-        assert waiting.poll() is not None
-        assert engine.claim(b"of the child") is not None
-
-    # Handles
-
-    def test_it_closes_with_its_last_handle(self, engine):
-        engine.retain()
-        engine.release()
-        fill(engine)
-        assert user_keys(engine.read()) == LETTERS
 
 
 class writing:

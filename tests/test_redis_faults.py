@@ -21,14 +21,18 @@ import subprocess
 import threading
 import time
 import traceback
+from functools import partial
 
 import pytest
-from children import result, results
+from children import Died, result, results
 from clients import Counting, Writing, check_counting, lost, prepare_counting, working
 from programs import PYTHON, ROOT
 from servers import HOST, Cluster, chosen, free_ports, memory_directory, needed, slot_of, views, wait_for
 
 from objstore import Cache, EngineUnavailable, OutcomeUnknown, Store, StoreDenied, StoreError, StoreFull
+from objstore.engines.redis import leases
+
+pytestmark = pytest.mark.filterwarnings("ignore::objstore.UnsealedWarning")
 
 SECONDS = float(os.environ.get("OBJSTORE_CLUSTER_SECONDS", "0"))
 SLOW = 15  # seconds that no call may take here in a failover: the servers need some two, on a busy machine more
@@ -123,6 +127,27 @@ def test_a_primary_freezes_under_load(broken, name, rng):
         check_counting(counters, load.reports[1:])
 
 
+def test_a_server_is_silent_for_a_while_under_load(new_single, name, rng):
+    """What it was asked meanwhile it does later, when those who asked have given up, or have asked again."""
+    server = new_single()
+    with Store(server.url(f"{name}-counting")) as store:
+        prepare_counting(store)
+        with working(
+            [*[Writing(server.url(name))] * 2, *[Counting(server.url(f"{name}-counting"), 0.0)] * 4], rng
+        ) as load:
+            for _ in rounds():
+                load.wait()
+                server.freeze()
+                time.sleep(2.3)  # longer than anybody waits for an answer
+                server.thaw()
+                load.wait()
+        report("silent", load.reports)
+        no_errors(load.reports)
+        check_counting(store, load.reports[2:])
+    with Store(server.url(name)) as store:
+        assert lost(store, load.reports[:2]) == []
+
+
 def test_all_servers_die_and_come_back_under_load(broken, name, rng):
     location = broken.url(name)
     with Store(location) as before:
@@ -145,14 +170,14 @@ def test_slots_move_under_load(broken, name, rng):
     with working([Writing(location)] * 3, rng) as load:
         for _ in rounds():
             load.wait(40)
+            moved = []
             for slot in {slot_of(key) for node in broken.nodes for key in keys_on(node, name)}:
                 source = broken.primary_of(slot)
                 target = rng.choice([n for n in broken.nodes if views(n)[n.id].slots and n is not source])
-                steps = []
-                for moved in broken.moving(slot, target, batch=3):
-                    steps.append(moved)
+                for step in broken.moving(slot, target, batch=3):
+                    moved.append(step)
                     time.sleep(0.002)  # so that clients come by while a part is here and a part there
-                assert steps[-1] > 0
+            assert max(moved) > 3
             load.wait()
     report("moved", load.reports)
     no_errors(load.reports)
@@ -197,9 +222,9 @@ def test_what_a_replica_has_not_got_is_lost_or_was_never_acknowledged(broken, na
             there = b" ".join(keys_on(victim, store_name))
             return [key for key in keys if key.encode() in there]
 
-        fast_keys, safe_keys = here(f"{name}-fast")[:30], here(f"{name}-safe")[:2]
+        fast_keys, safe_keys = here(f"{name}-fast")[:30], here(f"{name}-safe")[:1]
         assert len(fast_keys) >= 5
-        assert len(safe_keys) == 2
+        assert safe_keys
         broken.freeze(replica)
         for n in range(30):
             fast[fast_keys[n % len(fast_keys)]] = new + b"%d" % n
@@ -256,7 +281,8 @@ def test_a_server_that_evicts_is_for_caches(new_single, name, policy):
         for n in range(300):
             cache[n] = os.urandom(50_000)
         assert len(cache[299]) == 50_000
-        assert cache.get(0) is None
+        assert len(cache) < 150
+        assert 0 < len(cache.get_many(range(300))) < 150
 
 
 # Passwords, TLS.
@@ -308,7 +334,7 @@ def test_passwords_and_certificates(new_single, certificates, name, tmp_path, mo
 
     to_plain = new_single(program="redis")
     with pytest.raises(EngineUnavailable, match=r"TLS|redis://"):
-        Store(f"rediss://{to_plain.address}/{name}?timeout=2")
+        Store(f"rediss://{to_plain.address}/{name}?timeout=0.5")
 
 
 def make_other_ca(path):
@@ -319,7 +345,9 @@ def make_other_ca(path):
 
 
 def test_a_user_without_rights(new_single, name):
-    server = new_single("--user", "reader", "on", f">{SECRET}", "~*", "+@read", "+@connection", "+@scripting")
+    server = new_single(
+        "--user", "reader", "on", f">{SECRET}", "~*", "+@read", "+@connection", "+@scripting", "+cluster|slots", "+info"
+    )
     with Store(server.url(name)) as store:
         store["key"] = "value"
     location = server.url(name, user="reader", password=SECRET, timeout=2)
@@ -337,8 +365,9 @@ def test_a_cluster_with_a_password_and_tls(certificates, name, rng):
         with Cluster.start(path, program, password=SECRET, certificates=certificates) as cluster:
             with working([Writing(cluster.url(name))] * 2, rng) as load:
                 load.wait()
-                cluster.kill(cluster.primary())
-                load.wait()
+                if SECONDS:  # some four seconds
+                    cluster.kill(cluster.primary())
+                    load.wait()
             no_errors(load.reports)
             with Store(cluster.url(name)) as store:
                 assert len(lost(store, load.reports)) <= 5
@@ -362,34 +391,33 @@ def test_a_server_that_never_answers(name):
         port = silent.getsockname()[1]
         started = time.monotonic()
         with pytest.raises(EngineUnavailable, match=f"{HOST}:{port}"):
-            Store(f"redis://{HOST}:{port}/{name}?timeout=1")
-        assert time.monotonic() - started < 6
+            Store(f"redis://{HOST}:{port}/{name}?timeout=0.5")
+        assert time.monotonic() - started < 3
 
 
 def test_a_server_that_falls_silent(new_single, name):
     server = new_single()
-    with Store(server.url(name, timeout=1)) as store:
-        store["counter"] = 0
+    with Store(server.url(name, timeout=0.5)) as store:
+        store["key"] = 0
         server.freeze()
+        with pytest.raises(OutcomeUnknown, match=server.address):  # it went over a connection that was there
+            store["key"] = 1
         for call in (
-            lambda: store["counter"],
-            lambda: store.get_many(["counter"]),
-            lambda: list(store),
-            lambda: len(store),
-            lambda: store.set("a", 1),
-            lambda: store.increment("counter"),
+            lambda: store["key"],
+            lambda: store.get_many(["key", "new"]),
+            lambda: store.set("key", 2),
+            lambda: store.increment("key"),
+            lambda: store.add("new", 1),
         ):
             started = time.monotonic()
-            with pytest.raises((EngineUnavailable, OutcomeUnknown)) as caught:
+            with pytest.raises((EngineUnavailable, OutcomeUnknown), match=server.address):
                 call()
-            assert time.monotonic() - started < 6
-            assert server.address in str(caught.value)
-        assert caught.type is OutcomeUnknown
+            assert time.monotonic() - started < 3
         server.thaw()
         wait_for(lambda: server.call("PING"))
-        assert store["counter"] in (0, 1)
-        store["a"] = 2
-        assert store["a"] == 2
+        assert store["key"] in (0, 1, 2)
+        store["key"] = 3
+        assert store["key"] == 3
 
 
 # Processes and threads.
@@ -446,7 +474,8 @@ def test_threads_share_a_handle(broken, name):
 
 
 TRAVELLER = """
-import pathlib, pickle, sys
+import pathlib, pickle, sys, warnings
+warnings.simplefilter("ignore")
 with pickle.loads(pathlib.Path(sys.argv[1]).read_bytes()) as store:
     store["there"] = store.pop("here")
 """
@@ -463,12 +492,14 @@ def test_a_handle_travels(broken, name, tmp_path):
 # Computed once.
 
 
-@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
-def test_one_who_computes_is_lost(broken, name, fault):
-    """The others go on without him, after his lease."""
+def test_one_who_computes_is_lost(broken, name, monkeypatch):
+    """One is killed, another one frozen; those who wait for them go on after the lease, and the frozen one later."""
+    if not SECONDS:  # so as not to wait for six seconds
+        monkeypatch.setattr(leases, "LEASE", 1.2)
+        monkeypatch.setattr(leases, "_RENEWED_EVERY", 0.3)
     location = broken.url(name)
 
-    def compute(send, seconds):
+    def compute(send, number, seconds):
         with Store(location) as store:
 
             @store.memoize(name="slow")
@@ -477,29 +508,33 @@ def test_one_who_computes_is_lost(broken, name, fault):
                 time.sleep(seconds)
                 return number * 2
 
-            send(slow(21))
+            send(slow(number))
 
-    first = results(lambda send: compute(send, 60 if fault == signal.SIGKILL else 0.2))
-    process = next(first)
-    os.kill(process, fault)
-    second = results(lambda send: compute(send, 0))
+    faults = {1: signal.SIGKILL, 2: signal.SIGSTOP}
+    first = {number: results(partial(compute, number=number, seconds=2 * leases.LEASE)) for number in faults}
+    processes = {number: next(running) for number, running in first.items()}
+    second = {number: results(partial(compute, number=number, seconds=0)) for number in faults}
+    healthy = results(partial(compute, number=3, seconds=2 * leases.LEASE))
+    assert next(healthy)
+    waits = results(partial(compute, number=3, seconds=0))
+    for number, process in processes.items():
+        os.kill(process, faults[number])
     started = time.monotonic()
-    said = next(second)
-    waited = time.monotonic() - started
-    print(f"the next one began after {waited:.1f} s")
-    assert said != process
-    assert next(second) == 42
-    assert list(second) == []
-    if fault == signal.SIGSTOP:
-        os.kill(process, signal.SIGCONT)
-        assert next(first) == 42
-        assert list(first) == []
-    else:
-        first.close()
+    for number, running in second.items():
+        said = next(running)
+        assert said != processes[number], f"{number} was not computed by another"
+        print(f"{faults[number].name}: the next one began after {time.monotonic() - started:.1f} s")
+        assert list(running) == [number * 2]
+    assert next(waits) == 6  # of a computation that took longer than a lease, and was not begun twice
+    assert list(healthy) == [6]
+    with pytest.raises(Died, match="SIGKILL"):
+        next(first[1])
+    os.kill(processes[2], signal.SIGCONT)
+    assert list(first[2]) == [4]
     with Store(location) as store:
 
         @store.memoize(name="slow")
         def slow(number):
             raise AssertionError("it is there")
 
-        assert slow(21) == 42
+        assert [slow(number) for number in (1, 2, 3)] == [2, 4, 6]

@@ -15,7 +15,7 @@ from typing import Any
 from objstore.engines.base import Claim, Waiting
 
 # Seconds between two looks at an awaited claim: a part of how long it was awaited, within bounds.
-_SHORTEST, _LONGEST, _PART = 0.0005, 0.02, 0.1
+_SHORTEST, _PART = 0.0005, 0.1
 
 Deliver = Callable[[Claim | None, Exception | None], object]
 
@@ -98,7 +98,7 @@ class Lookout:
             error = exc
         if claim is None and error is None:
             moment = time.monotonic()
-            awaited.due = moment + min(max(_PART * (moment - awaited.began), _SHORTEST), _LONGEST)
+            awaited.due = moment + min(max(_PART * (moment - awaited.began), _SHORTEST), awaited.waiting.longest_pause)
             return
         with self._lock:
             is_awaited = awaited in self._awaited and not self._is_ending

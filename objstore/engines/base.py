@@ -283,6 +283,9 @@ class Claim(Protocol):
 class Waiting(Protocol):
     """Somebody who waits for a claim, which its holder can see."""
 
+    longest_pause: float
+    """Seconds between two polls, at most; more often costs more than it is worth when one has waited for long."""
+
     def poll(self) -> Claim | None:
         """The claim if nobody has it, and then this is closed.  Never waits itself."""
 

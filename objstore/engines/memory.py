@@ -245,6 +245,8 @@ class MemoryClaim:
 class MemoryWaiting:
     """Somebody of this process who waits for a claim."""
 
+    longest_pause = 0.02
+
     def __init__(self, engine: MemoryEngine, name: bytes) -> None:
         self._engine: MemoryEngine | None = engine
         self._name = name

@@ -136,6 +136,8 @@ class LmdbClaim:
 class LmdbWaiting:
     """Somebody who waits for a claim, until it is closed, or dropped."""
 
+    longest_pause = 0.02
+
     def __init__(self, claims: Claims, place: int) -> None:
         self._claims = claims
         self._place = place

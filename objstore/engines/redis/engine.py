@@ -47,7 +47,7 @@ class RedisEngine(Engine):
 
     name = "redis"
     is_shared = True
-    max_record_bytes = 512 << 20  # where a value ends on the servers
+    max_record_bytes = 512 << 20  # what a server takes, unless it is told otherwise
 
     def __init__(self, where: Location, router: Router, layout: Layout, durability: str) -> None:
         self.location = where.text

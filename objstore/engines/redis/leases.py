@@ -9,10 +9,10 @@ Who waits says so in a key of its own, which expires, too, and asks again and ag
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 import weakref
+from collections import deque
 from contextlib import suppress
 from uuid import uuid4
 
@@ -26,8 +26,7 @@ from objstore.errors import EngineUnavailable, OutcomeUnknown, StoreDenied, Stor
 LEASE = 6.0
 _RENEWED_EVERY = LEASE / 4
 
-# Seconds between two questions of one who waits, and how long he is taken to wait after he has said so.
-_SHORTEST, _LONGEST, _PART = 0.005, 0.1, 0.1
+# Seconds for which one who waits is taken to do so after he has said it.
 _SAID_FOR = 4.0
 
 
@@ -41,18 +40,17 @@ class Lease:
         self._born = process.generation
 
     def release(self) -> None:
-        leases = self._leases
-        if self._born != process.generation or not leases.forget(self):
-            return
-        with suppress(StoreError):  # then it ends by itself
-            leases.call(CLAIM, self.name, scripts.RELEASE, self.token)
+        if self._born == process.generation and self._leases.forget(self.token):
+            with suppress(StoreError):  # then it ends by itself
+                self._leases.give_up(self.name, self.token)
 
     def is_awaited(self) -> bool:
         """Whether somebody of another process has said so in the last seconds."""
         return self._leases.is_awaited(self.name)
 
     def __del__(self) -> None:
-        self._leases.forget(self)  # and nobody renews it: a destructor waits for no server
+        if self._born == process.generation:
+            self._leases.drop(self.name, self.token)
 
 
 class Held:
@@ -66,30 +64,28 @@ class Held:
 
 
 class WaitingForLease:
-    """Somebody who waits for a claim, and asks the server not too often."""
+    """Somebody who waits for a claim."""
+
+    longest_pause = 0.1
 
     def __init__(self, leases: Leases, name: bytes) -> None:
         self._leases = leases
         self._name = name
-        self._began = self._due = time.monotonic()
         self._said_until = 0.0
         self._is_closed = False
         self._born = process.generation
 
     def poll(self) -> Lease | Held | None:
-        now = time.monotonic()
-        if self._is_closed or self._born != process.generation or now < self._due:
+        if self._is_closed or self._born != process.generation:
             return None
+        now = time.monotonic()
         if now > self._said_until:
             self._said_until = now + _SAID_FOR / 2
             self._leases.say_awaited(self._name)
         claim = self._leases.take(self._name)
         if claim is not None:
             self.close()
-            return claim
-        pause = min(max(_PART * (now - self._began), _SHORTEST), _LONGEST)
-        self._due = now + pause * random.uniform(0.5, 1.0)  # noqa: S311  (no secret)
-        return None
+        return claim
 
     def close(self) -> None:
         self._is_closed = True
@@ -106,9 +102,16 @@ class Leases:
     def _forget_all(self) -> None:
         self._born = process.generation
         self._lock = threading.RLock()  # a claim may be dropped by the garbage collector inside of it
+        self._token = uuid4().hex.encode()  # of this process
         self._held: dict[bytes, weakref.ref[Lease]] = {}
-        self._ended = threading.Event()
+        self._dropped: deque[tuple[bytes, bytes]] = deque()
+        self._news = threading.Event()
+        self._is_ended = False
         self._thread: threading.Thread | None = None
+
+    def _begin_anew_in_child(self) -> None:
+        if self._born != process.generation:
+            self._forget_all()
 
     def _place(self, kind: bytes, name: bytes) -> tuple[int, bytes]:
         layout = self._layout
@@ -121,8 +124,8 @@ class Leases:
 
     def take(self, name: bytes) -> Lease | Held | None:
         """The claim on a name, or None where somebody has it."""
-        if self._born != process.generation:
-            self._forget_all()
+        self._begin_anew_in_child()
+        self._give_up_dropped()
         token = uuid4().hex.encode()
         slot, key = self._place(CLAIM, name)
         try:
@@ -137,42 +140,59 @@ class Leases:
         with self._lock:
             self._held[token] = weakref.ref(lease)
             if self._thread is None:
-                self._ended.clear()
-                thread = threading.Thread(target=self._renew, name="objstore-leases", daemon=True)
+                thread = threading.Thread(target=self._keep, name="objstore-leases", daemon=True)
                 with suppress(RuntimeError):  # the interpreter ends, and so do we before the lease does
                     thread.start()
                     self._thread = thread
         return lease
 
-    def forget(self, lease: Lease) -> bool:
+    def forget(self, token: bytes) -> bool:
         """Renew it no more; whether it was renewed."""
         with self._lock:
-            return self._held.pop(lease.token, None) is not None
+            return self._held.pop(token, None) is not None
+
+    def give_up(self, name: bytes, token: bytes) -> None:
+        self.call(CLAIM, name, scripts.RELEASE, token)
+
+    def drop(self, name: bytes, token: bytes) -> None:
+        """The same for one who waits for no server, as the garbage collector: the thread gives it up."""
+        with self._lock:
+            if self.forget(token):
+                self._dropped.append((name, token))
+        self._news.set()
+
+    def _give_up_dropped(self) -> None:
+        while self._dropped:
+            with suppress(IndexError):  # another thread does it, too
+                self.give_up(*self._dropped.popleft())
 
     def is_awaited(self, name: bytes) -> bool:
         slot, key = self._place(AWAITED, name)
-        return bool(self._router.call(slot, (b"EXISTS", key)))
+        return self._router.call(slot, (b"GET", key)) not in (None, self._token)
 
     def say_awaited(self, name: bytes) -> None:
+        self._begin_anew_in_child()
         slot, key = self._place(AWAITED, name)
         with suppress(StoreDenied):
-            self._router.call(slot, (b"SET", key, b"", b"PX", b"%d" % (_SAID_FOR * 1000)), WRITE)
+            self._router.call(slot, (b"SET", key, self._token, b"PX", b"%d" % (_SAID_FOR * 1000)), WRITE)
 
     def end(self) -> None:
         """Renew nothing any more."""
-        self._ended.set()
+        self._is_ended = True
+        self._news.set()
 
-    def _renew(self) -> None:
-        idle = 0
-        while not self._ended.wait(_RENEWED_EVERY):
+    def _keep(self) -> None:
+        """Renew what is held, and give up what was dropped, as long as there is anything."""
+        while True:
+            self._news.wait(_RENEWED_EVERY)
+            self._news.clear()
             with self._lock:
-                held = [lease for reference in self._held.values() if (lease := reference()) is not None]
-                idle = 0 if held else idle + 1
-                if idle > 2:
+                held = [(lease.name, token) for token, reference in self._held.items() if (lease := reference())]
+                if self._is_ended or not (held or self._dropped):
                     self._thread = None
                     return
-            for lease in held:
-                with suppress(EngineUnavailable, OutcomeUnknown):  # it is tried again in the next round
-                    if not self.call(CLAIM, lease.name, scripts.RENEW, lease.token, b"%d" % (LEASE * 1000)):
-                        self.forget(lease)  # we were too late, and somebody else may have it
-            del held
+            with suppress(EngineUnavailable, OutcomeUnknown):  # it is tried again in the next round
+                self._give_up_dropped()
+                for name, token in held:
+                    if not self.call(CLAIM, name, scripts.RENEW, token, b"%d" % (LEASE * 1000)):
+                        self.forget(token)  # we were too late, and somebody else may have it

@@ -39,6 +39,13 @@ _FIRST_PAUSE, _LONGEST_PAUSE, _FACTOR = 0.02, 0.5, 1.6
 # Answers that say that it was not done and may be tried again; the rest of these have classes of their own.
 _NOT_NOW = ("NOREPLICAS", "UNKILLABLE", "BUSY")
 
+# What a command inside of a script is told that its user may not give; the answer has no word of its own for that.
+_DENIED_INSIDE = "ACL failure in script"
+
+# With what a connection fails where one side speaks TLS and the other does not.
+_NO_TLS = "WRONG_VERSION_NUMBER", "record layer failure", "EOF occurred", "handshake operation timed out"
+_CLOSED = "Connection reset", "closed by server"
+
 Call = tuple[int, Command]
 """A slot and a command for it."""
 
@@ -131,6 +138,8 @@ class Router:
         self._location = location
         self._scripts: Mapping[bytes, bytes] = {}
         errors = driver.errors
+        self._refusals = (errors.ResponseError, errors.BusyLoadingError)
+        """Answers that say that a command was not done."""
         self._denials = (errors.AuthenticationError, errors.AuthorizationError, errors.NoPermissionError)
         self.replicas = 0
         """How many replicas must acknowledge a write before it counts as done."""
@@ -175,14 +184,15 @@ class Router:
             self._renew()
         if kind != READ and self.replicas:
             return self.call_many([(slot, command)], kind, again)[0]
+        began = time.monotonic()
         node = self._nodes[slot]
         try:
             return node.call(command, kind == ONCE)
         except Unreached as exc:
             failure = Failure(exc.cause, False, node)
         except self._driver.failures as exc:
-            failure = Failure(exc, not isinstance(exc, self._driver.errors.ResponseError), node)
-        return self._persist([(slot, command)], [None], {0: failure}, kind, again)[0]
+            failure = Failure(exc, not isinstance(exc, self._refusals), node)
+        return self._persist([(slot, command)], [None], {0: failure}, kind, again, began)[0]
 
     def call_many(self, calls: Sequence[Call], kind: int = READ, again: Any = None) -> list[Any]:
         """The answers to many commands, each on its own; those that fail are tried again.
@@ -192,9 +202,10 @@ class Router:
         """
         if self._born != process.generation:
             self._renew()
+        began = time.monotonic()
         answers: list[Any] = [None] * len(calls)
         failures = self._round(calls, range(len(calls)), answers, kind, {})
-        return self._persist(calls, answers, failures, kind, again) if failures else answers
+        return self._persist(calls, answers, failures, kind, again, began) if failures else answers
 
     def primaries(self) -> list[Node]:
         """The servers that have slots."""
@@ -274,6 +285,8 @@ class Router:
                 except self._driver.failures as exc:
                     connection.disconnect()
                     failures.update(dict.fromkeys(unread or members, Failure(exc, True, node)))
+                    if unread and isinstance(exc, self._refusals):
+                        failures[unread[-1]] = Failure(exc, False, node)
                 else:
                     node.give_back(connection)
                 under_way.pop()
@@ -290,7 +303,7 @@ class Router:
                 yield from pack((b"ASKING",))
             yield from pack(calls[place][1])
         if waits:
-            yield from pack((b"WAIT", b"%d" % waits, b"%d" % (ANSWER_SECONDS * 750)))
+            yield from pack((b"WAIT", b"%d" % waits, b"%d" % (min(ANSWER_SECONDS, self._location.timeout) * 750)))
 
     def _count_replicas(self, count: int, members: Iterable[int], failures: dict[int, Failure], node: Node) -> None:
         if count < self.replicas:
@@ -304,10 +317,16 @@ class Router:
     # Failures
 
     def _persist(
-        self, calls: Sequence[Call], answers: list[Any], failures: dict[int, Failure], kind: int, again: Any
+        self,
+        calls: Sequence[Call],
+        answers: list[Any],
+        failures: dict[int, Failure],
+        kind: int,
+        again: Any,
+        began: float,
     ) -> list[Any]:
         """Try again what failed, until it is done or the time is over."""
-        ends = time.monotonic() + self._location.timeout
+        ends = began + self._location.timeout
         pauses = _pauses()
         unsure: set[int] = set()  # what may have been done
         moves = 0
@@ -375,7 +394,7 @@ class Router:
                 f"the servers of {where!r} have no memory left ({_said(error)}); nothing was stored: delete something, "
                 f"or give them more with maxmemory"
             )
-        if isinstance(error, self._denials):
+        if isinstance(error, self._denials) or _DENIED_INSIDE in str(error):
             return StoreDenied(
                 f"{where!r} does not let this user in, or not do this ({_said(error)}); give the right user and "
                 f"password, or let an administrator change its rights (ACL SETUSER)"
@@ -433,8 +452,17 @@ class Router:
             assert error is not None
             raise EngineUnavailable(
                 f"no server of {self._location.text!r} can be reached ({_said(error)}); start them, or mend the "
-                f"location"
+                f"location{self._hint(error)}"
             ) from error
+
+    def _hint(self, error: Exception) -> str:
+        """What may be behind a connection that ends at once."""
+        said = _said(error)
+        if self._location.tls and any(text in said for text in _NO_TLS):
+            return f": one that speaks without TLS is {self._location.scheme[:-1]}://"
+        if not self._location.tls and any(text in said for text in _CLOSED):
+            return f": one that speaks TLS alone is {self._location.scheme}s://"
+        return ""
 
     def _ask(self, node: Node) -> list[Node]:
         """The servers of all slots, as this one knows them; of what it knows nothing it is what it was."""

@@ -103,8 +103,12 @@ class ServerShards:
             slot, name = self._place(key)
             calls += [(slot, (b"GETRANGE", name, b"0", b"%d" % (HEAD_BYTES - 1))), (slot, (b"STRLEN", name))]
         answers = self._router.call_many(calls)
-        for key, head, size in zip(keys, answers[::2], answers[1::2], strict=True):
-            if size:
+        heads = list(zip(keys, answers[::2], answers[1::2], strict=True))
+        empty = [key for key, _, size in heads if not size]
+        missing = {key for key in empty if not self.contains(key)}
+        self._forget(missing)
+        for key, head, size in heads:
+            if key not in missing:
                 yield key, head, size
 
     def count(self) -> int:
@@ -224,6 +228,8 @@ class ServerShards:
         if not (self._may_write and self._layout.index):
             return
         calls = [self._write(key, b"D", b"", _UNMARKED, 0, None) for key in missing]
+        if not calls:
+            return
         with suppress(StoreDenied):  # a user who may only read
             self._router.call_many(calls, WRITE)
 
