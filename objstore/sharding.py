@@ -17,7 +17,7 @@ from objstore import keys
 from objstore.engines.base import ANYTHING, MAX_SERVED_BYTES, Anything, Marks, Shards, Stored
 from objstore.errors import StoreError
 from objstore.record import Packed
-from objstore.space import EMPTY_COUNT, Found, Labelled, Space, tag_hash
+from objstore.space import EMPTY_COUNT, ITEMS, Found, Labelled, Space, tag_hash
 
 _PAGE = 256
 
@@ -165,6 +165,9 @@ class ShardedSpace(Space):
 
     def count(self, txn: Any) -> int:
         return txn.count_between(self.start, self.stop, self.now())  # type: ignore[no-any-return]
+
+    def total(self, txn: Any) -> int:
+        return txn.count_between(ITEMS, None, 0)  # type: ignore[no-any-return]
 
     def expires(self, txn: Any) -> bool:
         """Not so that one would have to look at the records: the engine knows."""
