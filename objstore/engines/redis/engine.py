@@ -126,8 +126,12 @@ class RedisEngine(Engine):
             if not self._users.are_there():
                 for key in [key for key, engine in engines.items() if engine is self]:
                     del engines[key]
-                self._leases.end()
-                self._router.close()
+                self.close()
+
+    def close(self) -> None:
+        """Close the connections; nobody uses it."""
+        self._leases.end()
+        self._router.close()
 
 
 # The engines of this process.
@@ -159,15 +163,25 @@ def open_redis(
     where = parse(location)
     if durability not in (None, *DURABILITIES):
         raise ValueError(f"durability on servers is 'process' or 'replicated', not {durability!r}")
+    key = (where, durability)
     with _opening:
-        key = (where, durability)
-        engine = engines.get(key)
-        if engine is not None and flag != "n":
+        engine = None if flag == "n" else engines.get(key)
+        if engine is not None:
+            engine.retain(user)
+    if engine is not None:
+        try:
             check(engine.get(IDENTITY_KEY), where.text)
-        else:
-            engine = engines[key] = _open(where, flag, initial, durability, check, evictable)
-        engine.retain(user)
+        except BaseException:
+            engine.release(user)
+            raise
         return engine
+    made = _open(where, flag, initial, durability, check, evictable)
+    with _opening:
+        engine = engines[key] = made if flag == "n" else engines.get(key, made)
+        engine.retain(user)
+    if engine is not made:  # somebody was faster
+        made.close()
+    return engine
 
 
 def _open(

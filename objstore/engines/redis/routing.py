@@ -336,6 +336,7 @@ class Router:
             must_pause = must_refresh = False
             for place, (error, was_sent, node) in failures.items():
                 if was_sent:
+                    node.close()  # what else is idle was most likely closed there, too
                     unsure.add(place)
                     self._refuse_unknown(error, kind, failures)
                 name = type(error).__name__
