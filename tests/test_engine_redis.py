@@ -22,15 +22,17 @@ from objstore.errors import UnsupportedOperation
 _numbers = itertools.count()
 
 
-def opened(place, evictable=False, **options):
+def opened(place, evictable=False, scheme="redis", **options):
     """An engine there, on a store that nobody else has."""
-    url = place.url(f"engine-{os.getpid()}-{next(_numbers)}", **options)
+    url = place.url(f"engine-{os.getpid()}-{next(_numbers)}", **options).replace("redis:", f"{scheme}:")
     return connect(url, "c", {b"\x00i": b"identity"}, None, evictable=evictable)
 
 
 @pytest.fixture(params=["cluster", "single"])
 def engine(request):
-    engine = opened(request.getfixturevalue(request.param), buckets=7)
+    """A cluster through redis-py, and a server that stands alone through valkey-py."""
+    scheme = "redis" if request.param == "cluster" else "valkey"
+    engine = opened(request.getfixturevalue(request.param), scheme=scheme, buckets=7)
     yield engine
     engine.release()
 
