@@ -1,9 +1,9 @@
 """What a store on servers costs, beside the client that it uses: `python -m benchmarks.servers`.
 
-A real cluster of six processes on this machine (three primaries, three replicas), and three who use it in turns: a `Store`,
-which keeps an index, a `Cache`, which keeps none, and by hand, the package's own cluster client with `pickle`.  Where both
-are installed, it is measured with redis-py and with valkey-py, each held against itself.  Short rounds, medians, and
-ratios within a round; nothing is asserted.
+A real cluster of six processes on this machine (three primaries, three replicas), and three who use it in turns: a
+`Store`, which keeps an index, a `Cache`, which keeps none, and by hand, a package's own cluster client with `pickle`.
+Where both packages are installed, it is measured with redis-py and with valkey-py, each held against itself.  Short
+rounds, medians, and ratios within a round; nothing is asserted.
 
 The servers, the clients and the network of this machine share its processors, so these are costs of calls and no
 throughput of a cluster: that is what the figures of the processors are for, at the end (docs/servers.md).

@@ -153,7 +153,7 @@ class Audit:
             return
         if isinstance(_key(tree_key[len(prefix) :], header), LostKey):
             self._damage(prefix, tree_key, stored, "its key makes no sense")
-        elif header is not record.PLAIN_HEADER:
+        elif header is not record.PLAIN_HEADER and (self._keeps_books or self._is_ordered):  # else there is no index
             self._look_up(tree_key, header)
 
     def _verified(self, prefix: bytes, tree_key: bytes, stored: Stored) -> Header:

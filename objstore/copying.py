@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from itertools import islice
@@ -44,10 +45,9 @@ from objstore.store import Store
 
 _BATCH_BYTES = 8 << 20
 _BATCH_RECORDS = 2000
+_CLAIM = b"copying"
+_SECONDS_AFTER_DEATH = 10.0  # for which servers may take one for alive who was killed
 _PASSES = 5  # one copies, the next finds nothing to do, unless somebody wrote meanwhile
-
-# Where the records of all namespaces lie.
-_STRETCHES = ((space.ITEMS, space.METER), (space.USER, None))
 
 
 class CopyReport(NamedTuple):
@@ -89,7 +89,8 @@ def copy(
     Either is a location, or an open `Store` or `Cache`, which keeps the options with which it was opened. The target is
     made where it is missing: of the same kind, with the same codec, the same bounds if it is a cache that has none yet,
     and sealed with the same keys. All namespaces and memoized results are copied, with expiry and tags; nothing is
-    decoded. What has expired is left out. How a cache was used is not copied.
+    decoded. What has expired is left out. How a cache was used is not copied; servers keep no bound, and remember it
+    for the way back.
 
     Who is interrupted calls it again, with the same arguments, and it goes on where it was. A target that holds
     anything but a begun copy of this source is refused; with `merge`, what both have is replaced, and the rest stays.
@@ -363,6 +364,7 @@ class _Copying:
         if not isinstance(self._new, Cache) or not any(bounds) or any(_bounds(self._new)[:2]):
             self._new._apply(where.drop, now)
         else:
+            # Servers keep no bound, but remember it: so it is there again after the way back.
             self._new._apply(_drop_and_bound, where, now, bounds)
             self._new._take_over(bounds)
 
@@ -398,17 +400,16 @@ def _begun(store: Store[Any, Any]) -> _Begun | None:
 
 def _items(reader: Reader, begin: bytes) -> Iterator[tuple[bytes, Stored]]:
     """The records of all namespaces, from a tree key on."""
-    for start, stop in _STRETCHES:
-        if stop is None or begin < stop:
-            yield from reader.scan(max(start, begin), stop)
+    for tree_key, stored in reader.scan(begin):
+        if space.prefix_in(tree_key) is not None:
+            yield bytes(tree_key), stored
 
 
 def _keys(reader: Reader) -> Iterator[bytes]:
     """The tree keys of all records, but for what says how far a copy is."""
-    for start, stop in _STRETCHES:
-        for tree_key in reader.scan_keys(start, stop):
-            if not tree_key.startswith(_PROGRESS_PREFIX):
-                yield bytes(tree_key)
+    for tree_key in reader.scan_keys(space.ITEMS):
+        if space.prefix_in(tree_key) not in (None, _PROGRESS_PREFIX):
+            yield bytes(tree_key)
 
 
 def _surplus(theirs: Iterable[bytes], ours: Iterator[bytes]) -> Iterator[bytes]:
@@ -426,7 +427,7 @@ def _batches(items: Iterable[tuple[bytes, Stored]]) -> Iterator[list[tuple[bytes
     batch: list[tuple[bytes, Stored]] = []
     size = 0
     for tree_key, stored in items:
-        batch.append((bytes(tree_key), stored))
+        batch.append((tree_key, stored))
         size += len(stored)
         if size >= _BATCH_BYTES or len(batch) >= _BATCH_RECORDS:
             yield batch
@@ -581,10 +582,19 @@ def _sealing(store: Store[Any, Any]) -> Sealing | None:
 
 def _claim(new: Store[Any, Any]) -> Claim:
     """What only one has who copies into a store.  Raises StoreLocked."""
-    claim = new._engine.claim(b"copying")
-    if claim is None:
-        raise StoreLocked(f"somebody copies into the store at {new.location!r} now; wait for the end of that")
-    return claim
+    claim = new._engine.claim(_CLAIM)
+    if claim is not None:
+        return claim
+    waiting = new._engine.await_claim(_CLAIM)
+    given_up = time.monotonic() + (_SECONDS_AFTER_DEATH if new._engine.is_shared else 0)
+    try:
+        while time.monotonic() < given_up:
+            time.sleep(waiting.longest_pause)
+            if (claim := waiting.poll()) is not None:
+                return claim
+    finally:
+        waiting.close()
+    raise StoreLocked(f"somebody copies into the store at {new.location!r} now; wait for the end of that")
 
 
 def _bounds(store: Store[Any, Any]) -> Bounds:

@@ -14,10 +14,10 @@ from itertools import islice
 from typing import Any, Self
 
 from objstore import keys
-from objstore.engines.base import ANYTHING, Anything, Marks, Shards, Stored
+from objstore.engines.base import ANYTHING, MAX_SERVED_BYTES, Anything, Marks, Shards, Stored
 from objstore.errors import StoreError
 from objstore.record import Packed
-from objstore.space import EMPTY_COUNT, Found, Labelled, Space, tag_hash
+from objstore.space import EMPTY_COUNT, ITEMS, Found, Labelled, Space, tag_hash
 
 _PAGE = 256
 
@@ -26,7 +26,7 @@ class ShardedSpace(Space):
     """One namespace; every `txn` is an engine's `Shards`."""
 
     tries_first = True
-
+    _most_bytes = MAX_SERVED_BYTES
     _is_declared = False
 
     def recorded_as(self, codec: str | None) -> Self:
@@ -166,6 +166,9 @@ class ShardedSpace(Space):
 
     def count(self, txn: Any) -> int:
         return txn.count_between(self.start, self.stop, self.now())  # type: ignore[no-any-return]
+
+    def total(self, txn: Any) -> int:
+        return txn.count_between(ITEMS, None, 0)  # type: ignore[no-any-return]
 
     def expires(self, txn: Any) -> bool:
         """Not so that one would have to look at the records: the engine knows."""

@@ -135,6 +135,7 @@ class Space:
 
     _views = False
     _verifies = True
+    _most_bytes = record.MAX_RECORD_BYTES
 
     def __init__(
         self,
@@ -322,9 +323,10 @@ class Space:
                 payload, frames, sizes = shrunk
                 compressed = self._compression.number, sizes
         size = record.packed_size(payload, frames, tags, long_key)
-        if size > record.MAX_RECORD_BYTES:
+        if size > self._most_bytes:
             raise EncodeError(
-                f"the value for key {keys.show(key)} takes {size} bytes, and a record ends at 4 GiB; store it in parts",
+                f"the value for key {keys.show(key)} takes {size} bytes, and a record ends at "
+                f"{self._most_bytes / (1 << 30):.3g} GiB; store it in parts",
                 key,
             )
         try:

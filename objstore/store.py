@@ -22,6 +22,7 @@ from objstore.checking import CheckReport, check_engine, require_whole
 from objstore.codecs.base import Codec
 from objstore.codecs.compression import Compression, compression_of
 from objstore.codecs.keyring import KeyOption, keys_of, portable
+from objstore.codecs.pickling import Pickle
 from objstore.codecs.sealing import sealing_of
 from objstore.codecs.table import codec_of
 from objstore.engines import connect, path_of
@@ -184,7 +185,7 @@ class Store(Computing[K, V]):
             "clock": clock,
         }
         self._attach(engine, space, read_only=flag == "r")
-        if engine.is_shared and space.codec.runs_code and space.seal is None:
+        if engine.is_shared and space.seal is None and _trusts_everybody(space.codec):
             _warn_of_pickles(engine.location)
 
     _evictable: ClassVar[bool] = False  # whether servers may drop what is in it
@@ -532,6 +533,10 @@ def _find_large(handle: weakref.ref[Store[Any, Any]], engine: Engine, tree_key: 
 def _is_there(engine: Engine, space: ShardedSpace, tree_key: bytes, _beside: bytes) -> tuple[bool, bytes]:
     """Whether there is a record that is not expired; and a state that says that nobody need look for that."""
     return space.contains(engine.read(), tree_key), bytes((NO_BOOKS,))
+
+
+def _trusts_everybody(codec: Codec) -> bool:
+    return codec.runs_code and not (isinstance(codec, Pickle) and codec.is_restricted)
 
 
 _warned: set[str] = set()

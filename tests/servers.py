@@ -1,4 +1,4 @@
-"""Real servers for the tests and the benchmarks: a cluster of six processes, or one that stands alone, on free ports here.
+"""Real servers for tests and benchmarks: a cluster of six processes, or one that stands alone, on free ports here.
 
 Two programs are tried: Valkey, from a wheel of the extra `test`, and Redis, where the machine has `redis-server`
 (Debian's, which also speaks TLS).  The variable OBJSTORE_SERVER chooses the one of the fixtures, "valkey" or "redis".

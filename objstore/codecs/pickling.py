@@ -61,6 +61,8 @@ class Pickle:
     name = "pickle"
     number = PICKLE
     runs_code = True
+    is_restricted = False
+    """Whether it takes only what is on an exact list."""
 
     def __new__(cls, allow: Iterable[Any] | None = None, rename: Mapping[str, Any] | None = None) -> Pickle:
         return object.__new__(cls if allow is None and rename is None else _PickleWithOptions)
@@ -99,6 +101,7 @@ class _PickleWithOptions(Pickle):
 
     def __init__(self, allow: Iterable[Any] | None = None, rename: Mapping[str, Any] | None = None) -> None:
         given = None if allow is None else listed(allow)
+        self.is_restricted = given is not None
         self._allow = None if given is None else [show(name) for name, _ in given]
         self._rename = {parse(old): named(new) for old, new in (rename or {}).items()}
         if given is None:

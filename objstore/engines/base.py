@@ -46,6 +46,9 @@ def durability_of(stored: bytes | None) -> str | None:
     return found if found in DURABILITIES else None
 
 
+# The largest record that a server takes, unless it is told otherwise.
+MAX_SERVED_BYTES = 512 << 20
+
 # With what an entry begins that stands for the place of a record in the order, where an engine keeps that by itself.
 ORDER_ENTRY = b"\x06"
 

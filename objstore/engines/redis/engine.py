@@ -18,6 +18,7 @@ from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 from objstore.engines.base import (
     DURABILITY_KEY,
     IDENTITY_KEY,
+    MAX_SERVED_BYTES,
     Claim,
     Engine,
     Held,
@@ -47,7 +48,7 @@ class RedisEngine(Engine):
 
     name = "redis"
     is_shared = True
-    max_record_bytes = 512 << 20  # what a server takes, unless it is told otherwise
+    max_record_bytes = MAX_SERVED_BYTES
 
     def __init__(self, where: Location, router: Router, layout: Layout, durability: str) -> None:
         self.location = where.text
@@ -125,8 +126,12 @@ class RedisEngine(Engine):
             if not self._users.are_there():
                 for key in [key for key, engine in engines.items() if engine is self]:
                     del engines[key]
-                self._leases.end()
-                self._router.close()
+                self.close()
+
+    def close(self) -> None:
+        """Close the connections; nobody uses it."""
+        self._leases.end()
+        self._router.close()
 
 
 # The engines of this process.
@@ -158,15 +163,25 @@ def open_redis(
     where = parse(location)
     if durability not in (None, *DURABILITIES):
         raise ValueError(f"durability on servers is 'process' or 'replicated', not {durability!r}")
+    key = (where, durability)
     with _opening:
-        key = (where, durability)
-        engine = engines.get(key)
-        if engine is not None and flag != "n":
+        engine = None if flag == "n" else engines.get(key)
+        if engine is not None:
+            engine.retain(user)
+    if engine is not None:
+        try:
             check(engine.get(IDENTITY_KEY), where.text)
-        else:
-            engine = engines[key] = _open(where, flag, initial, durability, check, evictable)
-        engine.retain(user)
+        except BaseException:
+            engine.release(user)
+            raise
         return engine
+    made = _open(where, flag, initial, durability, check, evictable)
+    with _opening:
+        engine = engines[key] = made if flag == "n" else engines.get(key, made)
+        engine.retain(user)
+    if engine is not made:  # somebody was faster
+        made.close()
+    return engine
 
 
 def _open(

@@ -63,9 +63,9 @@ class Location:
 def parse(url: str) -> Location:
     """What a URL says.  Raises ValueError for what makes no sense, and never repeats a password."""
     scheme, _, rest = url.partition("://")
+    credentials, has_credentials, rest = rest.rpartition("@")  # first: nothing before it may be shown by mistake
     rest, _, query = rest.partition("?")
-    authority, _, path = rest.partition("/")
-    credentials, has_credentials, hosts = authority.rpartition("@")
+    hosts, _, path = rest.partition("/")
     user, has_password, password = credentials.partition(":")
     shown = f"{scheme}://{quote(unquote(user))}{':' + _shown(password) if has_password else ''}{has_credentials}{hosts}"
     shown += f"/{path}" + (f"?{query}" if query else "")

@@ -39,8 +39,8 @@ _FIRST_PAUSE, _LONGEST_PAUSE, _FACTOR = 0.02, 0.5, 1.6
 # Answers that say that it was not done and may be tried again; the rest of these have classes of their own.
 _NOT_NOW = ("NOREPLICAS", "UNKILLABLE", "BUSY")
 
-# What a command inside of a script is told that its user may not give; the answer has no word of its own for that.
-_DENIED_INSIDE = "ACL failure in script"
+# What is said of a command inside of a script that its user may not give: by Valkey, and by Redis.
+_DENIED_INSIDE = "ACL failure in script", "The user executing the script can't run this command"
 
 # With what a connection fails where one side speaks TLS and the other does not.
 _NO_TLS = "WRONG_VERSION_NUMBER", "record layer failure", "EOF occurred", "handshake operation timed out"
@@ -336,6 +336,7 @@ class Router:
             must_pause = must_refresh = False
             for place, (error, was_sent, node) in failures.items():
                 if was_sent:
+                    node.close()  # what else is idle was most likely closed there, too
                     unsure.add(place)
                     self._refuse_unknown(error, kind, failures)
                 name = type(error).__name__
@@ -394,7 +395,7 @@ class Router:
                 f"the servers of {where!r} have no memory left ({_said(error)}); nothing was stored: delete something, "
                 f"or give them more with maxmemory"
             )
-        if isinstance(error, self._denials) or _DENIED_INSIDE in str(error):
+        if isinstance(error, self._denials) or str(error).startswith(_DENIED_INSIDE):
             return StoreDenied(
                 f"{where!r} does not let this user in, or not do this ({_said(error)}); give the right user and "
                 f"password, or let an administrator change its rights (ACL SETUSER)"
