@@ -174,24 +174,6 @@ end
 return {#found, removed}
 """
 
-# KEYS  index, expiry
-# ARGV  direction, from where, to where, how many at most, now ('' for all)
-# Gives keys in order, without the expired ones, and behind them the last one that was looked at, if there may be more.
-_PAGE = """
-local keys = redis.call(ARGV[1], KEYS[1], ARGV[2], ARGV[3], 'LIMIT', 0, ARGV[4])
-local last = #keys == tonumber(ARGV[4]) and keys[#keys] or ''
-if ARGV[5] ~= '' and redis.call('ZCOUNT', KEYS[2], '-inf', ARGV[5]) > 0 then
-  local live = {}
-  for _, key in ipairs(keys) do
-    local ends = redis.call('ZSCORE', KEYS[2], key)
-    if not ends or tonumber(ends) > tonumber(ARGV[5]) then live[#live + 1] = key end
-  end
-  keys = live
-end
-keys[#keys + 1] = last
-return keys
-"""
-
 # KEYS  index of the library's own records, then the names of these, of which the first is the layout record
 # ARGV  for each the key and the record.  Gives 1, or 0 where there is a store.
 _CREATE = """
@@ -219,9 +201,8 @@ WRITE = _script(_BOOKS, _WRITE)
 WRITE_BARE = _script(_NO_BOOKS, _WRITE)
 CLEAR = _script(_BOOKS, _CLEAR)
 SWEEP = _script(_BOOKS, _SWEEP)
-PAGE = _script(_PAGE)
 CREATE = _script(_CREATE)
 RENEW = _script(_RENEW)
 RELEASE = _script(_RELEASE)
 
-TEXTS = {script.digest: script.text for script in (WRITE, WRITE_BARE, CLEAR, SWEEP, PAGE, CREATE, RENEW, RELEASE)}
+TEXTS = {script.digest: script.text for script in (WRITE, WRITE_BARE, CLEAR, SWEEP, CREATE, RENEW, RELEASE)}
