@@ -79,8 +79,8 @@ local function expired(now, first, count) return {} end
 """
 
 # KEYS  index, expiry, tags, tagged, names, record
-# ARGV  condition, action, key, now, record, milliseconds to live, expires_at, tag hashes, and of a namespace its prefix
-#       and name
+# ARGV  condition, action, key, now, record; if anything is known of it, also milliseconds to live, expires_at, tag
+#       hashes, and of a namespace its prefix and name
 #
 # The condition is about what is stored: * anything, ! nothing, = these bytes, # bytes of this SHA-1.
 # The action: S store, K store and keep all that is known about it, D delete.
@@ -113,22 +113,23 @@ if action == 'D' then
   if there == 1 and not was_over then return 1 end
   return 0
 end
+local lives, expires_at, labels, namespace = ARGV[6] or '', ARGV[7] or '', ARGV[8] or '', ARGV[9] or ''
 local done = 1
-if ARGV[9] ~= '' then
-  local name = call('HGET', KEYS[5], ARGV[9])
+if namespace ~= '' then
+  local name = call('HGET', KEYS[5], namespace)
   if not name then
-    call('HSET', KEYS[5], ARGV[9], ARGV[10])
+    call('HSET', KEYS[5], namespace, ARGV[10])
     done = 2
   elseif name ~= ARGV[10] then
     return -1
   end
 end
-if ARGV[6] == '' then
+if lives == '' then
   call('SET', record, ARGV[5])
 else
-  call('SET', record, ARGV[5], 'PX', ARGV[6])
+  call('SET', record, ARGV[5], 'PX', lives)
 end
-if note(key, ARGV[7], ARGV[8]) then
+if note(key, expires_at, labels) then
   local prefix = string.sub(record, 1, #record - #key)
   for _, other in ipairs(expired(now, 0, 2)) do
     call('UNLINK', prefix .. other)

@@ -265,6 +265,9 @@ class ServerShards:
         lives = b"" if expires_at is None else _lives(expires_at - now)
         if not (is_indexed or prefix) and found is ANYTHING and action == b"S":
             return slot, (b"SET", name, record, b"PX", lives) if lives else (b"SET", name, record)
+        known: tuple[bytes, ...] = ()
+        if expires_at is not None or tags or prefix:
+            known = lives, b"" if expires_at is None else b"%d" % expires_at, b"".join(tags), prefix, its_name
         return slot, (
             b"EVALSHA",
             scripts.WRITE.digest if is_indexed else scripts.WRITE_BARE.digest,
@@ -276,11 +279,7 @@ class ServerShards:
             key,
             b"%d" % now,
             record,
-            lives,
-            b"" if expires_at is None else b"%d" % expires_at,
-            b"".join(tags),
-            prefix,
-            its_name,
+            *known,
         )
 
     def store(self, key: bytes, record: bytes, marks: Marks, now: int, found: bytes | Anything | None) -> int:
