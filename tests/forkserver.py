@@ -53,9 +53,9 @@ class Program:
         reading, printing = os.pipe()
         hearing, complaining = os.pipe() if stderr else (None, os.dup(printing))
         taking, giving = os.pipe() if stdin else (os.open(os.devnull, os.O_RDONLY), None)
-        self.stdout = open(reading, encoding="utf-8", errors=errors)
-        self.stderr = None if hearing is None else open(hearing, encoding="utf-8", errors=errors)
-        self.stdin = None if giving is None else open(giving, "w", encoding="utf-8")
+        self.stdout = os.fdopen(reading, encoding="utf-8", errors=errors)
+        self.stderr = None if hearing is None else os.fdopen(hearing, encoding="utf-8", errors=errors)
+        self.stdin = None if giving is None else os.fdopen(giving, "w", encoding="utf-8")
         self.returncode: int | None = None
         self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
@@ -84,12 +84,12 @@ class Program:
 
     def communicate(self, given="", timeout=None):
         """What it prints, and complains of, until all have closed the pipes that could use them."""
-        if self.stdin is not None:
+        if self.stdin is not None and not self.stdin.closed:
             with suppress(BrokenPipeError), self.stdin:
                 self.stdin.write(given)  # no more than a pipe takes
         deadline = None if timeout is None else time.monotonic() + timeout
         told = {each: bytearray() for each in (self.stdout, self.stderr) if each is not None}
-        hearing = [each for each in told if not each.closed]
+        hearing = [each for each in told if not each.closed]  # once more, it has nothing more to say
         while hearing:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             ready = select.select(hearing, [], [], left)[0]
@@ -106,10 +106,13 @@ class Program:
         printed, complaints = told[self.stdout], told.get(self.stderr)
         return printed.decode(errors=self.stdout.errors), None if complaints is None else complaints.decode()
 
-    def kill(self):
+    def send_signal(self, number):
         with suppress(ProcessLookupError):
             if self.returncode is None:
-                os.kill(self.pid, signal.SIGKILL)
+                os.kill(self.pid, number)
+
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
 
 
 @cache

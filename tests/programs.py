@@ -14,7 +14,22 @@ from forkserver import ROOT
 
 NOBODY = 65534
 
-PYTHON = [*forkserver.INTERPRETER, "-c"]
+
+def begun(code, arguments, *, within=(), anew=False, stdin=True, stderr=False):
+    """A program that has a session of its own, as a `Popen`: forked (see `forkserver`), or where that cannot be, or
+    is asked for, in a new interpreter.  `stderr`: whether it has a pipe of its own, too.
+    """
+    if forkserver.IS_POSSIBLE and not within and not anew:
+        return forkserver.Program(code, arguments, stdin=stdin, stderr=stderr)
+    return subprocess.Popen(
+        [*within, *forkserver.INTERPRETER, "-c", code, *arguments],
+        cwd=ROOT,
+        stdin=subprocess.PIPE if stdin else None,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE if stderr else subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def run(program, *arguments, prelude="", seconds=120, within=(), anew=False):
@@ -23,18 +38,8 @@ def run(program, *arguments, prelude="", seconds=120, within=(), anew=False):
     `within`: the command that runs it, where it needs surroundings of its own.  `anew`: in a new interpreter, where
     it matters what is loaded, or how it begins.
     """
-    code, arguments = textwrap.dedent(prelude) + textwrap.dedent(program), list(map(str, arguments))
-    if forkserver.IS_POSSIBLE and not within and not anew:
-        process = forkserver.Program(code, arguments)
-    else:
-        process = subprocess.Popen(
-            [*within, *PYTHON, code, *arguments],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+    code = textwrap.dedent(prelude) + textwrap.dedent(program)
+    process = begun(code, [str(each) for each in arguments], within=within, anew=anew, stdin=False)
     try:
         printed, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
