@@ -29,6 +29,9 @@ from objstore.engines.lmdb import registry
 settings.register_profile("objstore", deadline=None, print_blob=True)
 settings.load_profile("objstore")
 
+# Programs that tests begin load the library; each would compile it anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 _failed = pytest.StashKey[bool]()
 
 

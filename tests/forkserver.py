@@ -130,9 +130,9 @@ def _address() -> str:
 
     def end() -> None:
         if os.getpid() == me:
-            server.stdin.close()
-            server.terminate()
+            server.terminate()  # children that nobody ended may have the pipe, too
             server.wait()
+            server.stdin.close()
             shutil.rmtree(os.path.dirname(address))
 
     atexit.register(end)
