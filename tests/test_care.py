@@ -734,7 +734,7 @@ class TestCompact:
             for thread in threads:
                 thread.start()
             compacted = 0
-            while compacted < 8 and not errors:
+            while compacted < 4 and not errors:
                 store.compact()
                 compacted += 1
             done.set()
