@@ -36,7 +36,7 @@ IS_POSSIBLE = hasattr(os, "pidfd_open") and hasattr(socket, "send_fds")
 # Warnings are errors there, too.  From 3.12 on, Python warns of forks beside threads; that these go well is tested.
 INTERPRETER = [sys.executable, "-W", "error", "-W", "ignore:This process:DeprecationWarning"]
 
-_LARGEST = 100_000  # bytes of a request
+_LARGEST = 150_000  # bytes of a request
 _number = struct.Struct("<q")
 
 
@@ -125,7 +125,8 @@ def _address() -> str:
         listener.listen(64)
         command = [*INTERPRETER, "-c", program, str(listener.fileno())]
         # It ends when nobody has the other end of this pipe any more, however that came about.
-        server = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, pass_fds=[listener.fileno()])
+        pipes = {"stdin": subprocess.PIPE, "pass_fds": [listener.fileno()]}
+        server = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes)  # Ctrl-C is not for it
     me = os.getpid()
 
     def end() -> None:
