@@ -36,6 +36,8 @@ from objstore import (
 )
 from objstore.engines.base import IDENTITY_KEY
 
+pytestmark = pytest.mark.usefixtures("forked_checks")
+
 ROOT = Path(__file__).parent.parent
 
 GOOD = {"first": 1, "second": [2]}
