@@ -17,12 +17,14 @@ import random
 import shutil
 import subprocess
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import forkserver
 import pytest
 from hypothesis import settings
-from servers import certificates, cluster, new_cluster, new_single, single  # noqa: F401  (fixtures)
+from servers import Cluster, Server, chosen, make_certificates, memory_directory, needed, start_single
 
 from objstore import Store, UnsupportedOperation, checking
 from objstore.engines.lmdb import registry
@@ -85,6 +87,46 @@ def everywhere(request, tmp_path):
     if request.param == "servers":
         return request.getfixturevalue("on_servers")
     return str(tmp_path / "a.store") if request.param == "lmdb" else "memory://"
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """A cluster for everybody, without faults: a test takes a store name of its own, and breaks nothing."""
+    with memory_directory() as path, Cluster.start(path, needed(chosen())) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def single():
+    """A server that stands alone, for everybody, without faults."""
+    with memory_directory() as path, start_single(path, needed(chosen())) as made:
+        yield made
+
+
+@pytest.fixture
+def new_cluster():
+    """A cluster of this test alone, with a journal, to be broken."""
+    with memory_directory() as path, Cluster.start(path, needed(chosen()), persistent=True) as made:
+        yield made
+
+
+@pytest.fixture
+def new_single():
+    """Starts servers of this test alone: `new_single(*options, program=..., password=..., certificates=...)`."""
+    with ExitStack() as stack:
+
+        def start(*options: str, program: str | None = None, **how: Any) -> Server:
+            path = stack.enter_context(memory_directory())
+            return stack.enter_context(start_single(path, needed(program or chosen()), *options, **how))
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def certificates():
+    """An authority, and a certificate of a server on this machine."""
+    with memory_directory() as path:
+        yield make_certificates(path)
 
 
 @pytest.fixture
