@@ -20,7 +20,7 @@ from objstore.engines.base import process
 from objstore.engines.redis import scripts
 from objstore.engines.redis.layout import AWAITED, CLAIM, Layout
 from objstore.engines.redis.routing import ONCE, WRITE, Router
-from objstore.errors import EngineUnavailable, OutcomeUnknown, StoreDenied, StoreError
+from objstore.errors import OutcomeUnknown, StoreDenied, StoreError
 
 # Seconds for which a claim holds that nobody renews, and between two renewals.
 LEASE = 6.0
@@ -191,7 +191,7 @@ class Leases:
                 if self._is_ended or not (held or self._dropped):
                     self._thread = None
                     return
-            with suppress(EngineUnavailable, OutcomeUnknown):  # it is tried again in the next round
+            with suppress(StoreError):  # it is tried again in the next round
                 self._give_up_dropped()
                 for name, token in held:
                     if not self.call(CLAIM, name, scripts.RENEW, token, b"%d" % (LEASE * 1000)):
