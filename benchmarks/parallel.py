@@ -143,6 +143,9 @@ def in_processes(
         entry.contender.update(store, workload.items(effort.items))
         store.close()
         teams[entry.label] = [Worker(entry, path, operation, number, effort.items) for number in range(2)]
+    for team in teams.values():
+        for worker in team:
+            worker.pipe.recv()  # it is ready
     for workers in (1, 2):
         turns = {
             label: partial(throughput_of_processes, team[:workers], effort.parallel) for label, team in teams.items()
@@ -161,7 +164,7 @@ def throughput_of_processes(team: Sequence[Worker], seconds: float) -> float:
 
 
 class Worker:
-    """A process with the store open, which works for so many seconds when it is told to."""
+    """A process with the store open, which says when it is ready and works for so many seconds when it is told to."""
 
     def __init__(self, entry: Entry, path: str, operation: str, number: int, items: int) -> None:
         self.pipe, other = multiprocessing.Pipe()
@@ -169,7 +172,6 @@ class Worker:
         self.process = multiprocessing.get_context("spawn").Process(target=work_as_told, args=arguments, daemon=True)
         self.process.start()
         other.close()
-        self.pipe.recv()  # it is ready
 
     def end(self) -> None:
         self.pipe.send(None)

@@ -353,6 +353,8 @@ class Writable(Readable[K, V], MutableMapping[K, V]):
         """Store `value` only if `key` is absent; whether it was."""
         expires, labels = self._expires_at(ttl), check_tags(tags)
         tree_key, packed = self._space.pack(key, value, expires, labels)
+        if self._space.tries_first and self._apply(self._space.replace, tree_key, None, packed, expires, labels):
+            return True
         while True:
             found, header = self._present(key, self._space.now())
             if header is not None:

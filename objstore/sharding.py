@@ -25,6 +25,7 @@ _PAGE = 256
 class ShardedSpace(Space):
     """One namespace; every `txn` is an engine's `Shards`."""
 
+    tries_first = True
     _most_bytes = MAX_SERVED_BYTES
     _is_declared = False
 

@@ -38,7 +38,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from hashlib import blake2b
 from pickle import loads
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 from objstore import keys, record
 from objstore.codecs.base import Codec
@@ -129,6 +129,9 @@ class Space:
     `clock` gives seconds since 1970; expiry goes by it.  The values it gives are private, and every byte of
     them is verified; those of a space that is `viewing` share the memory of the record where they can.
     """
+
+    tries_first: ClassVar[bool] = False
+    """Whether to store what is absent costs as little as to ask whether it is."""
 
     _views = False
     _verifies = True

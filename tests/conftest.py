@@ -15,23 +15,30 @@ import itertools
 import os
 import random
 import shutil
+import subprocess
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+import forkserver
 import pytest
 from hypothesis import settings
-from servers import certificates, cluster, new_cluster, new_single, single  # noqa: F401  (fixtures)
+from servers import Cluster, Server, chosen, make_certificates, memory_directory, needed, start_single
 
-from objstore import Store, UnsupportedOperation
+from objstore import Store, UnsupportedOperation, checking
 from objstore.engines.lmdb import registry
 
 # A time limit for each example would only measure who else is using the machine.
 settings.register_profile("objstore", deadline=None, print_blob=True)
 settings.load_profile("objstore")
 
+# Programs that tests begin load the library; each would compile it anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 _failed = pytest.StashKey[bool]()
 
-# What a test that runs on every engine may ask for, and servers refuse; `test_redis.py` says what they do instead.
+# What a test that runs on every engine may ask for, and servers refuse; `test_sharding` says how.
 NOT_ON_SERVERS = {"transaction", "snapshot", "view", "backup", "compact"}
 
 
@@ -82,6 +89,46 @@ def everywhere(request, tmp_path):
     return str(tmp_path / "a.store") if request.param == "lmdb" else "memory://"
 
 
+@pytest.fixture(scope="session")
+def cluster():
+    """A cluster for everybody, without faults: a test takes a store name of its own, and breaks nothing."""
+    with memory_directory() as path, Cluster.start(path, needed(chosen())) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def single():
+    """A server that stands alone, for everybody, without faults."""
+    with memory_directory() as path, start_single(path, needed(chosen())) as made:
+        yield made
+
+
+@pytest.fixture
+def new_cluster():
+    """A cluster of this test alone, with a journal, to be broken."""
+    with memory_directory() as path, Cluster.start(path, needed(chosen()), persistent=True) as made:
+        yield made
+
+
+@pytest.fixture
+def new_single():
+    """Starts servers of this test alone: `new_single(*options, program=..., password=..., certificates=...)`."""
+    with ExitStack() as stack:
+
+        def start(*options: str, program: str | None = None, **how: Any) -> Server:
+            path = stack.enter_context(memory_directory())
+            return stack.enter_context(start_single(path, needed(program or chosen()), *options, **how))
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def certificates():
+    """An authority, and a certificate of a server on this machine."""
+    with memory_directory() as path:
+        yield make_certificates(path)
+
+
 @pytest.fixture
 def open_path():
     """A place for a store that other users can reach, and whose modes a test may change."""
@@ -102,6 +149,30 @@ def place():
     where = memory if os.path.isdir(memory) and os.access(memory, os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=where, prefix="objstore-") as path:
         yield path
+
+
+@pytest.fixture
+def checks_anew():
+    """The processes that check a store are new interpreters in spite of `forked_checks`: how they begin is tested."""
+
+
+@pytest.fixture
+def forked_checks(request, monkeypatch):
+    """The processes that check a store are forked (see `forkserver`), for tests that are not about how they begin."""
+    if not forkserver.IS_POSSIBLE or "checks_anew" in request.fixturenames:
+        return
+    begin = subprocess.Popen
+
+    def begin_or_fork(command, **options):
+        if checking._PROGRAM not in command:
+            return begin(command, **options)
+        arguments = command[command.index(checking._PROGRAM) + 1 :]
+        descriptors, errors = options["pass_fds"], options["errors"]
+        return forkserver.Program(
+            checking._PROGRAM, arguments, directory=os.getcwd(), stdin=True, pass_fds=descriptors, errors=errors
+        )
+
+    monkeypatch.setattr(subprocess, "Popen", begin_or_fork)
 
 
 class Clock:

@@ -6,28 +6,40 @@ import os
 import pickle
 import signal
 import subprocess
-import sys
 import textwrap
-from pathlib import Path
 
+import forkserver
 import pytest
+from forkserver import ROOT
 
-ROOT = Path(__file__).parent.parent
 NOBODY = 65534
 
-# Warnings are errors there, too.  From 3.12 on, Python warns of forks beside threads; that these go well is tested.
-PYTHON = [sys.executable, "-W", "error", "-W", "ignore:This process:DeprecationWarning", "-c"]
+
+def begun(code, arguments, *, within=(), anew=False, stdin=True, stderr=False):
+    """A program that has a session of its own, as a `Popen`: forked (see `forkserver`), or where that cannot be, or
+    is asked for, in a new interpreter.  `stderr`: whether it has a pipe of its own, too.
+    """
+    if forkserver.IS_POSSIBLE and not within and not anew:
+        return forkserver.Program(code, arguments, stdin=stdin, stderr=stderr)
+    return subprocess.Popen(
+        [*within, *forkserver.INTERPRETER, "-c", code, *arguments],
+        cwd=ROOT,
+        stdin=subprocess.PIPE if stdin else None,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE if stderr else subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
 
 
-def run(program, *arguments, prelude="", seconds=120, within=()):
+def run(program, *arguments, prelude="", seconds=120, within=(), anew=False):
     """Run a program, which must end well and in time; what it prints.
 
-    `within`: the command that runs it, where it needs surroundings of its own.
+    `within`: the command that runs it, where it needs surroundings of its own.  `anew`: in a new interpreter, where
+    it matters what is loaded, or how it begins.
     """
-    command = [*within, *PYTHON, textwrap.dedent(prelude) + textwrap.dedent(program), *map(str, arguments)]
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
+    code = textwrap.dedent(prelude) + textwrap.dedent(program)
+    process = begun(code, [str(each) for each in arguments], within=within, anew=anew, stdin=False)
     try:
         printed, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""Real servers for the tests: a cluster of six processes, or one that stands alone, on free ports of this machine.
+"""Real servers for tests and benchmarks: a cluster of six processes, or one that stands alone, on free ports here.
 
 Two programs are tried: Valkey, from a wheel of the extra `test`, and Redis, where the machine has `redis-server`
 (Debian's, which also speaks TLS).  The variable OBJSTORE_SERVER chooses the one of the fixtures, "valkey" or "redis".
@@ -34,8 +34,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
-
-import pytest
 
 SLOTS = 16384
 HOST = "127.0.0.1"
@@ -73,6 +71,8 @@ def find(program: str) -> str | None:
 
 def needed(program: str) -> str:
     """The path of a program; where it is not here, the test is skipped, or fails in CI."""
+    import pytest  # here: the benchmarks start servers, too, and are no tests
+
     path = find(program)
     if path is None:
         how = {"valkey": "install the extra 'test'", "redis": "install Debian's package redis-server"}[program]
@@ -667,9 +667,6 @@ def views(node: Server) -> dict[str, View]:
     return found
 
 
-# Fixtures.
-
-
 @contextlib.contextmanager
 def memory_directory() -> Iterator[str]:
     """A directory for servers: in memory, where there is such a file system."""
@@ -677,43 +674,3 @@ def memory_directory() -> Iterator[str]:
     where = memory if os.path.isdir(memory) and os.access(memory, os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=where, prefix="objstore-servers-") as path:
         yield path
-
-
-@pytest.fixture(scope="session")
-def cluster():
-    """A cluster for everybody, without faults: a test takes a store name of its own, and breaks nothing."""
-    with memory_directory() as path, Cluster.start(path, needed(chosen())) as made:
-        yield made
-
-
-@pytest.fixture(scope="session")
-def single():
-    """A server that stands alone, for everybody, without faults."""
-    with memory_directory() as path, start_single(path, needed(chosen())) as made:
-        yield made
-
-
-@pytest.fixture
-def new_cluster():
-    """A cluster of this test alone, with a journal, to be broken."""
-    with memory_directory() as path, Cluster.start(path, needed(chosen()), persistent=True) as made:
-        yield made
-
-
-@pytest.fixture
-def new_single():
-    """Starts servers of this test alone: `new_single(*options, program=..., password=..., certificates=...)`."""
-    with contextlib.ExitStack() as stack:
-
-        def start(*options: str, program: str | None = None, **how: Any) -> Server:
-            path = stack.enter_context(memory_directory())
-            return stack.enter_context(start_single(path, needed(program or chosen()), *options, **how))
-
-        yield start
-
-
-@pytest.fixture(scope="session")
-def certificates():
-    """An authority, and a certificate of a server on this machine."""
-    with memory_directory() as path:
-        yield make_certificates(path)

@@ -45,6 +45,8 @@ from objstore.codecs.keyring import KeyRing
 from objstore.codecs.sealing import MAC_BYTES
 from objstore.record import ENCRYPTED, SIGNED, read_header
 
+pytestmark = pytest.mark.usefixtures("forked_checks")
+
 OTHERS = {"a": 1, ("b", 2): "two", 3: [3]}
 VICTIM = "victim"
 

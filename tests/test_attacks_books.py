@@ -28,6 +28,8 @@ from objstore import BadSignature, Store, StoreCorrupt, StoreError
 from objstore.space import STATE_KEY as STATE
 from objstore.space import Space
 
+pytestmark = pytest.mark.usefixtures("forked_checks")
+
 VICTIM = "victim"
 
 sealed_either_way = pytest.mark.parametrize("sealing", SEALINGS)

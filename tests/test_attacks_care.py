@@ -41,6 +41,8 @@ from objstore import BadSignature, LostKey, Store, StoreCorrupt, StoreError, key
 from objstore.audit import audit
 from objstore.codecs.keyring import NO_KEYS, KeyRing, Keys
 
+pytestmark = pytest.mark.usefixtures("forked_checks")
+
 GENUINE = {"a": 1, "b": [2], ("c", 3): "three"}
 OPTION = {"signed": "signing_key", "encrypted": "encryption_key"}
 

@@ -32,6 +32,8 @@ from objstore import BadSignature, Store
 from objstore.codecs.pickling import Pickle
 from objstore.space import TAGS, index_entries
 
+pytestmark = pytest.mark.usefixtures("forked_checks")
+
 TAG = "tag"
 
 FORGED = {

@@ -37,6 +37,8 @@ from objstore.engines.base import IDENTITY_KEY
 from objstore.engines.lmdb import registry
 from objstore.space import STATE_KEY as STATE
 
+pytestmark = pytest.mark.usefixtures("forked_checks")
+
 VICTIM = "victim"
 
 sealed_either_way = pytest.mark.parametrize("sealing", SEALINGS)

@@ -40,6 +40,8 @@ from objstore.codecs import sealing
 from objstore.codecs.keyring import keys_of
 from objstore.record import DIGEST_BYTES, SALT_BYTES, read_header
 
+pytestmark = pytest.mark.usefixtures("forked_checks")
+
 OPTION = {"signed": "signing_key", "encrypted": "encryption_key"}
 
 every_sealing = pytest.mark.parametrize("sealing", SEALINGS)
@@ -288,6 +290,7 @@ class TestSecretsStaySecret:
 
     @pytest.mark.skipif(not os.path.exists("/proc/self/cmdline"), reason="the arguments of processes are seen in /proc")
     @every_sealing
+    @pytest.mark.usefixtures("checks_anew")
     def test_in_no_argument_or_variable_of_a_process(self, tmp_path, sealing, monkeypatch):
         shown = []
 

@@ -29,6 +29,8 @@ from objstore import BadSignature, Store, keys
 from objstore.engines.base import IDENTITY_KEY
 from objstore.record import read_header
 
+pytestmark = pytest.mark.usefixtures("forked_checks")
+
 LONG = "x" * 600
 
 every_sealing = pytest.mark.parametrize("sealing", SEALINGS)

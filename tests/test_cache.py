@@ -27,6 +27,8 @@ from objstore import Cache, ReadOnlyStore, Store, StoreClosed, StoreFull, StoreN
 from objstore.engines.base import put
 from objstore.eviction import METER, Ledger, room_for
 
+pytestmark = pytest.mark.usefixtures("forked_checks")
+
 STEPS = int(os.environ.get("OBJSTORE_CACHE_STEPS", "700"))
 
 

@@ -31,6 +31,8 @@ from objstore import keeper as keeper_module
 from objstore.engines.lmdb import directory, registry
 from objstore.keeper import _usages, keeper
 
+pytestmark = pytest.mark.usefixtures("forked_checks")
+
 SECONDS = float(os.environ.get("OBJSTORE_CACHE_SECONDS", "0.8"))
 KILLS = int(os.environ.get("OBJSTORE_CACHE_KILLS", "4"))
 KEY, OLD_KEY = bytes(range(32)), bytes(range(100, 132))

@@ -36,6 +36,8 @@ from objstore.engines.base import DURABILITY_KEY, IDENTITY_KEY
 from objstore.engines.lmdb import directory, engine
 from objstore.space import CATALOG, EXPIRY, STATE_KEY, USER
 
+pytestmark = pytest.mark.usefixtures("forked_checks")
+
 FILES = {"data.mdb", "lock.mdb", "objstore.lock"}
 
 
@@ -174,6 +176,7 @@ class TestCheck:
                 store.check(progress=lambda _done, _total: 1 / 0)
             assert store.check().ok
 
+    @pytest.mark.usefixtures("checks_anew")
     def test_a_process_that_ends_early_is_a_problem_not_a_success(self, path, monkeypatch):
         with Store(path) as store:
             monkeypatch.setattr(multiprocessing.spawn, "_python_exe", "/bin/false")
@@ -181,6 +184,7 @@ class TestCheck:
             assert not report.ok
             assert "ended early: status 1" in report.problems[0]
 
+    @pytest.mark.usefixtures("checks_anew")
     def test_what_is_in_the_surroundings_of_its_process_does_no_harm(self, path, tmp_path, monkeypatch):
         (tmp_path / "here").mkdir()
         (tmp_path / "here" / "json.py").write_text("raise SystemExit(3)")
@@ -221,6 +225,7 @@ class TestCheck:
             assert store.check().ok
 
 
+@pytest.mark.usefixtures("checks_anew")
 class TestCheckOfALocation:
     def test_it_is_not_open(self, path):
         with Store(path) as store:
@@ -729,7 +734,7 @@ class TestCompact:
             for thread in threads:
                 thread.start()
             compacted = 0
-            while compacted < 8 and not errors:
+            while compacted < 4 and not errors:
                 store.compact()
                 compacted += 1
             done.set()

@@ -5,11 +5,10 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-import subprocess
 from contextlib import contextmanager
 
 import pytest
-from programs import PYTHON, ROOT
+from programs import begun
 
 from objstore.engines import connect
 from objstore.engines.lmdb import claiming
@@ -31,8 +30,7 @@ def wait():
 
 @contextmanager
 def child(code, path, flag="w"):
-    command = [*PYTHON, PRELUDE + code, str(path), flag]
-    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = begun(PRELUDE + code, [str(path), flag])
     try:
         yield process
     finally:

@@ -123,8 +123,8 @@ class TestRoundTrips:
 
     @every_method
     def test_on_every_level(self, method, rng):
+        payload, frame = words(rng, 3_000), words(rng, 700_000)
         for level in [None, *LEVELS[method]]:
-            payload, frame = words(rng, 3_000), words(rng, 700_000)
             assert shrunk(method, payload, [frame], level=level).sizes == [len(payload), len(frame)]
             assert round_trip(method, payload, [frame], level=level) == (payload, [frame])
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 from collections import Counter
 from contextlib import ExitStack, contextmanager
 
 import pytest
 from jobs import Job, Journal
-from programs import PYTHON, ROOT
+from programs import begun
 
 from objstore import Store
 from objstore.computing.once import computations_of
@@ -64,13 +63,11 @@ wait()
 @contextmanager
 def processes(code, number, path, journal, *arguments):
     """Processes that run a program, ready to be told to begin; they are killed at the end of the block."""
-    command = [*PYTHON, PRELUDE + code, str(path), str(journal), *map(str, arguments)]
+    arguments = [str(path), str(journal), *map(str, arguments)]
     with ExitStack() as stack:
         started = []
         for _ in range(number):
-            process = subprocess.Popen(
-                command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-            )
+            process = begun(PRELUDE + code, arguments)
             stack.callback(process.communicate)
             stack.callback(process.kill)
             started.append(process)

@@ -31,6 +31,8 @@ import pytest
 from objstore import Store, StoreCorrupt, StoreNotFound, check
 from objstore.engines.lmdb import registry
 
+pytestmark = pytest.mark.usefixtures("forked_checks")
+
 KILLS = int(os.environ.get("OBJSTORE_KILLS", "7"))
 THREADS = 4
 SPACES = ("", "users", "groups")
@@ -400,7 +402,7 @@ def test_a_kill_while_a_store_is_compacted_leaves_it_whole(tmp_path, durability,
     for _ in range(KILLS):
         with child(work) as (process, pipe):
             seen = acknowledged(pipe, at_most=1)
-            time.sleep(rng.uniform(0, 0.3))  # a compaction takes about as long
+            time.sleep(rng.uniform(0, 0.2))  # in which some are done
             kill(process)
             seen += acknowledged(pipe)
         compacted += len(seen) - 1
@@ -431,7 +433,7 @@ def test_a_kill_while_a_backup_is_made_leaves_a_whole_one_or_none(tmp_path, rng)
 
         with child(work) as (process, pipe):
             seen = acknowledged(pipe, at_most=1)
-            time.sleep(rng.uniform(0, 0.3))
+            time.sleep(rng.uniform(0, 0.1))  # a backup takes about as long
             kill(process)
             seen += acknowledged(pipe)
         try:

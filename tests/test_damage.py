@@ -33,6 +33,8 @@ from objstore.audit import audit
 from objstore.engines.lmdb import inspect
 from objstore.engines.lmdb.datafile import DataFile, state_text
 
+pytestmark = pytest.mark.usefixtures("forked_checks")
+
 FLIPS = os.environ.get("OBJSTORE_FLIPS", "1000")
 BATCH = 2000
 LONGEST_SECONDS = 10.0

@@ -8,14 +8,13 @@ import shutil
 import signal
 import stat
 import struct
-import subprocess
-import sys
 from contextlib import ExitStack, contextmanager, suppress
 from types import SimpleNamespace
 
 import lmdb
 import pytest
 from contract_engine import LETTERS, EngineContract, error_of, fill, user_keys, writing
+from programs import begun
 
 from objstore.engines import connect
 from objstore.engines.base import DURABILITY_KEY
@@ -66,9 +65,7 @@ def opened(path, flag="c", durability=None, **options):
 @contextmanager
 def child(code, path):
     """A process that runs `code`; it is killed at the end of the block if it still runs."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", CHILD + code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    process = begun(CHILD + code, [str(path)])
     try:
         yield process
     finally:
@@ -87,10 +84,9 @@ def tell(process):
 
 def run(code, path):
     """What a process says, from its beginning to its end."""
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD + code, str(path)], stdout=subprocess.PIPE, text=True, timeout=60, check=False
-    )
-    return done.returncode, done.stdout.split()
+    process = begun(CHILD + code, [str(path)], stdin=False, stderr=True)
+    printed, _ = process.communicate(timeout=60)
+    return process.returncode, printed.split()
 
 
 @pytest.fixture
@@ -483,15 +479,16 @@ class TestFiles:
 
 
 READ_CUT_COPIES = """
-data = open(os.path.join(path, "data.mdb"), "rb").read()
+from pathlib import Path
+data = Path(path, "data.mdb").read_bytes()
 right = eval(sys.stdin.readline())
 cut = path + ".cut"
 os.mkdir(cut, 0o700)
 for size in [*range(0, len(data), 4096), *range(1, len(data), 4096 + 1111), len(data)]:
     for name in os.listdir(cut):
         os.unlink(os.path.join(cut, name))
-    open(os.path.join(cut, "objstore.lock"), "w").write("objstore 1\\n")
-    open(os.path.join(cut, "data.mdb"), "wb").write(data[:size])
+    Path(cut, "objstore.lock").write_text("objstore 1\\n")
+    Path(cut, "data.mdb").write_bytes(data[:size])
     try:
         engine = connect(cut, "r", {}, None)
     except StoreCorrupt:

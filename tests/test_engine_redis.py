@@ -98,13 +98,13 @@ class TestWrites:
         assert shards.get(b"\x10k") is None
 
     def test_an_exchange_keeps_what_is_known(self, shards):
-        store(shards, b"\x10k", b"one", expires_at=5, tags=(b"1234567",))
+        store(shards, b"\x10k", b"one", expires_at=5_000_000, tags=(b"1234567",))
         store(shards, b"\x10l", b"one")
         assert shards.exchange([(b"\x10k", b"one", b"two"), (b"\x10l", b"else", b"two")]) == 1
         assert (shards.get(b"\x10k"), shards.get(b"\x10l")) == (b"two", b"one")
         assert list(shards.scan_tagged(b"1234567", b"\x10", None, False)) == [b"\x10k"]
-        assert shards.count_between(b"\x10", None, 4) == 2
-        assert shards.count_between(b"\x10", None, 5) == 1
+        assert shards.count_between(b"\x10", None, 4_999_999) == 2
+        assert shards.count_between(b"\x10", None, 5_000_000) == 1
 
     def test_a_namespace_is_new_once_in_a_bucket_and_keeps_its_name(self, shards):
         there = {"prefix": b"\x04prefix", "name": b"name"}

@@ -15,6 +15,8 @@ from objstore.engines.base import put
 from objstore.eviction import BATCH, LEDGER_KEY, Ledger, _meter_key
 from objstore.usage import Usage
 
+pytestmark = pytest.mark.usefixtures("forked_checks")
+
 
 @pytest.fixture
 def path(tmp_path):

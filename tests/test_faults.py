@@ -43,7 +43,7 @@ from objstore.engines.lmdb import zerocopy
 from objstore.engines.lmdb.transactions import LmdbWriter
 
 ALL = os.environ.get("OBJSTORE_FAULTS") == "all"
-SAMPLE = {"full": 36, "relaxed": 16, "process": 16}
+SAMPLE = {"full": 24, "relaxed": 12, "process": 12}
 LEVELS = ("full", "relaxed", "process")
 
 

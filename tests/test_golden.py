@@ -16,6 +16,8 @@ from objstore.codecs.pickling import Pickle
 from objstore.codecs.sealing import Signing
 from objstore.space import Space
 
+pytestmark = pytest.mark.usefixtures("forked_checks")
+
 HERE = Path(make.__file__).parent
 ITEMS = {name: make.NAMESPACES_1.get(name, make.FORMAT_1) for name in ("", *make.NAMESPACES_1)}
 

@@ -39,7 +39,7 @@ from hypothesis.stateful import (
 
 from objstore import EncodeError, Pickle, Store, TransactionError, keys
 
-STEPS = int(os.environ.get("OBJSTORE_STEPS", "2000"))
+STEPS = int(os.environ.get("OBJSTORE_STEPS", "1400"))
 STEPS_A_PROGRAM = 50
 
 # What the steps draw from

@@ -65,7 +65,7 @@ from objstore import Store, StoreError, StoreNotFound, StoreSuspect
 from objstore.engines.lmdb import directory as lmdb_directory
 
 CUTS = int(os.environ.get("OBJSTORE_CUTS", "120"))
-FEWER = max(100, CUTS // 10)  # where one thing alone is looked at
+FEWER = max(60, CUTS // 10)  # where one thing alone is looked at
 CUTS_OF_ONE = 500  # of one run of a workload
 
 

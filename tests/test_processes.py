@@ -12,24 +12,18 @@ import gc
 import multiprocessing
 import os
 import pickle
-import subprocess
-import sys
 import textwrap
 import threading
-from pathlib import Path
 
 import pytest
-from programs import run
+from programs import begun, run
 
 from objstore import ReadOnlyStore, Store, TransactionError
 from objstore.engines.lmdb import registry
 
 FORKS = int(os.environ.get("OBJSTORE_FORKS", "70"))
-ROOT = Path(__file__).parent.parent
 LIMIT = 120 + FORKS  # seconds; a hang ends here, nothing else does
 
-# From 3.12 on, Python warns of forks beside threads; that these go well is what is tested.
-PYTHON = [sys.executable, "-W", "error", "-W", "ignore:This process:DeprecationWarning", "-c"]
 PRELUDE = """
 import gc, os, signal, sys, threading
 import objstore
@@ -58,16 +52,10 @@ def fork(child):
 
 def run_script(source, path, *arguments, status=0):
     """Run a program of its own over the store at `path`; what it prints, line by line."""
-    done = subprocess.run(
-        [*PYTHON, PRELUDE + textwrap.dedent(source), str(path), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        cwd=ROOT,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (status, "")
-    return done.stdout.splitlines()
+    process = begun(PRELUDE + textwrap.dedent(source), [str(path), *map(str, arguments)], stdin=False, stderr=True)
+    printed, complaints = process.communicate(timeout=LIMIT)
+    assert (process.returncode, complaints) == (status, "")
+    return printed.splitlines()
 
 
 @pytest.fixture
@@ -497,9 +485,7 @@ with Store(path) as store:
 def run_together(count, body, path):
     """Several processes run `body` at once; what each prints."""
     code = PRELUDE + WORKER.format(body=textwrap.indent(textwrap.dedent(body), "    ").strip())
-    command = [*PYTHON, code, str(path)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    processes = [subprocess.Popen([*command, str(number)], text=True, cwd=ROOT, **pipes) for number in range(count)]
+    processes = [begun(code, [str(path), str(number)], stderr=True) for number in range(count)]
     for process in processes:
         process.stdin.write("go\n")
         process.stdin.flush()

@@ -33,6 +33,8 @@ from objstore.codecs.keyring import KeyRing
 from objstore.engines.base import IDENTITY_KEY
 from objstore.record import LARGE
 
+pytestmark = pytest.mark.usefixtures("forked_checks")
+
 KEY = bytes(range(32))
 OLD = bytes(range(100, 132))
 KINDS = ["signing_key", "encryption_key"]

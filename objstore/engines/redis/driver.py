@@ -90,11 +90,13 @@ def pack(command: Command) -> list[bytes]:
 
     Large ones stand by themselves, so that they are not copied.
     """
-    parts = [b"*%d\r\n" % len(command)]
+    parts: list[bytes] = []
+    text = b"*%d\r\n" % len(command)
     for each in command:
         if len(each) < _PACKED_AT_ONCE:
-            parts[-1] += b"$%d\r\n%b\r\n" % (len(each), each)
+            text += b"$%d\r\n%b\r\n" % (len(each), each)
         else:
-            parts[-1] += b"$%d\r\n" % len(each)
-            parts += [each, b"\r\n"]
+            parts += [text + b"$%d\r\n" % len(each), each]
+            text = b"\r\n"
+    parts.append(text)
     return parts

@@ -26,46 +26,54 @@ def _script(*texts: str) -> Script:
 
 
 # What is kept about the record of a key: its place in the order, when it ends, its tags.
+#
+# Each call costs the server about as much as a plain command.  So for a key that neither ends nor has tags `note` asks
+# first whether any other one of the bucket does; where none does, as in most stores, it gives false: nothing else is to
+# be seen to.
 _BOOKS = """
+local call = redis.call
 local index, expiry, tags, tagged = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 
 local function forget_tags(key)
-  local had = redis.call('HGET', tagged, key)
+  local had = call('HGET', tagged, key)
   if had then
-    for at = 1, #had, 7 do redis.call('ZREM', tags, string.sub(had, at, at + 6) .. key) end
-    redis.call('HDEL', tagged, key)
+    for at = 1, #had, 7 do call('ZREM', tags, string.sub(had, at, at + 6) .. key) end
+    call('HDEL', tagged, key)
   end
 end
 
 local function forget(key)
-  redis.call('ZREM', index, key)
-  redis.call('ZREM', expiry, key)
+  call('ZREM', index, key)
+  call('ZREM', expiry, key)
   forget_tags(key)
 end
 
 local function note(key, expires_at, labels)
-  redis.call('ZADD', index, 0, key)
-  if expires_at == '' then redis.call('ZREM', expiry, key) else redis.call('ZADD', expiry, expires_at, key) end
+  call('ZADD', index, 0, key)
+  if expires_at == '' and labels == '' and call('EXISTS', expiry, tagged) == 0 then return false end
+  if expires_at == '' then call('ZREM', expiry, key) else call('ZADD', expiry, expires_at, key) end
   forget_tags(key)
   if labels ~= '' then
-    for at = 1, #labels, 7 do redis.call('ZADD', tags, 0, string.sub(labels, at, at + 6) .. key) end
-    redis.call('HSET', tagged, key, labels)
+    for at = 1, #labels, 7 do call('ZADD', tags, 0, string.sub(labels, at, at + 6) .. key) end
+    call('HSET', tagged, key, labels)
   end
+  return true
 end
 
 local function is_over(key, now)
-  local ends = redis.call('ZSCORE', expiry, key)
+  local ends = call('ZSCORE', expiry, key)
   return ends and tonumber(ends) <= tonumber(now)
 end
 
 local function expired(now, first, count)
-  return redis.call('ZRANGEBYSCORE', expiry, '-inf', now, 'LIMIT', first, count)
+  return call('ZRANGEBYSCORE', expiry, '-inf', now, 'LIMIT', first, count)
 end
 """
 
 _NO_BOOKS = """
+local call = redis.call
 local function forget(key) end
-local function note(key, expires_at, labels) end
+local function note(key, expires_at, labels) return false end
 local function is_over(key, now) return false end
 local function expired(now, first, count) return {} end
 """
@@ -83,7 +91,7 @@ _WRITE = """
 local condition, action, key, now, record = ARGV[1], ARGV[2], ARGV[3], ARGV[4], KEYS[6]
 local kind = string.sub(condition, 1, 1)
 if kind ~= '*' then
-  local stored = redis.call('GET', record)
+  local stored = call('GET', record)
   if kind == '!' then
     if stored then return 0 end
   elseif not stored then
@@ -95,36 +103,37 @@ if kind ~= '*' then
   end
 end
 if action == 'K' then
-  redis.call('SET', record, ARGV[5], 'KEEPTTL')
+  call('SET', record, ARGV[5], 'KEEPTTL')
   return 1
 end
 if action == 'D' then
   local was_over = is_over(key, now)
-  local there = redis.call('UNLINK', record)
+  local there = call('UNLINK', record)
   forget(key)
   if there == 1 and not was_over then return 1 end
   return 0
 end
 local done = 1
 if ARGV[9] ~= '' then
-  local name = redis.call('HGET', KEYS[5], ARGV[9])
+  local name = call('HGET', KEYS[5], ARGV[9])
   if not name then
-    redis.call('HSET', KEYS[5], ARGV[9], ARGV[10])
+    call('HSET', KEYS[5], ARGV[9], ARGV[10])
     done = 2
   elseif name ~= ARGV[10] then
     return -1
   end
 end
 if ARGV[6] == '' then
-  redis.call('SET', record, ARGV[5])
+  call('SET', record, ARGV[5])
 else
-  redis.call('SET', record, ARGV[5], 'PX', ARGV[6])
+  call('SET', record, ARGV[5], 'PX', ARGV[6])
 end
-note(key, ARGV[7], ARGV[8])
-local prefix = string.sub(record, 1, #record - #key)
-for _, other in ipairs(expired(now, 0, 2)) do
-  redis.call('UNLINK', prefix .. other)
-  forget(other)
+if note(key, ARGV[7], ARGV[8]) then
+  local prefix = string.sub(record, 1, #record - #key)
+  for _, other in ipairs(expired(now, 0, 2)) do
+    call('UNLINK', prefix .. other)
+    forget(other)
+  end
 end
 return done
 """
@@ -133,11 +142,11 @@ return done
 # ARGV  with what names begin, now, lowest and highest key as ZRANGEBYLEX takes them, how many at most
 # Gives how many were removed, and how many of these were not expired.
 _CLEAR = """
-local keys = redis.call('ZRANGEBYLEX', index, ARGV[3], ARGV[4], 'LIMIT', 0, ARGV[5])
+local keys = call('ZRANGEBYLEX', index, ARGV[3], ARGV[4], 'LIMIT', 0, ARGV[5])
 local live = 0
 for _, key in ipairs(keys) do
   local was_over = is_over(key, ARGV[2])
-  if redis.call('UNLINK', ARGV[1] .. key) == 1 and not was_over then live = live + 1 end
+  if call('UNLINK', ARGV[1] .. key) == 1 and not was_over then live = live + 1 end
   forget(key)
 end
 return {#keys, live}
@@ -157,7 +166,7 @@ for _, key in ipairs(found) do
     is_ours = string.sub(key, 1, #ARGV[5]) == ARGV[5]
   end
   if is_ours then
-    redis.call('UNLINK', ARGV[1] .. key)
+    call('UNLINK', ARGV[1] .. key)
     forget(key)
     removed = removed + 1
   end
