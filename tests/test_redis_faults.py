@@ -17,7 +17,6 @@ import os
 import pickle
 import signal
 import socket
-import subprocess
 import threading
 import time
 import traceback
@@ -26,7 +25,7 @@ from functools import partial
 import pytest
 from children import Died, result, results
 from clients import Counting, Writing, check_counting, lost, prepare_counting, working
-from forkserver import INTERPRETER, ROOT
+from programs import run
 from servers import HOST, Cluster, chosen, free_ports, memory_directory, needed, slot_of, views, wait_for
 
 from objstore import Cache, EngineUnavailable, OutcomeUnknown, Store, StoreDenied, StoreError, StoreFull
@@ -515,7 +514,7 @@ def test_a_handle_travels(broken, name, tmp_path):
     with Store(broken.url(name)) as store:
         store["here"] = {"a": 1}
         (tmp_path / "handle").write_bytes(pickle.dumps(store))
-        subprocess.run([*INTERPRETER, TRAVELLER, tmp_path / "handle"], check=True, timeout=60, cwd=ROOT)
+        run(TRAVELLER, tmp_path / "handle", seconds=60, anew=True)
         assert dict(store.items()) == {"there": {"a": 1}}
 
 
