@@ -187,12 +187,18 @@ class Leases:
             self._news.wait(_RENEWED_EVERY)
             self._news.clear()
             with self._lock:
-                held = [(lease.name, token) for token, reference in self._held.items() if (lease := reference())]
+                held = [(token, name) for token, reference in self._held.items() if (name := _name(reference))]
                 if self._is_ended or not (held or self._dropped):
                     self._thread = None
                     return
             with suppress(StoreError):  # it is tried again in the next round
                 self._give_up_dropped()
-                for name, token in held:
+                for token, name in held:
                     if not self.call(CLAIM, name, scripts.RENEW, token, b"%d" % (LEASE * 1000)):
                         self.forget(token)  # we were too late, and somebody else may have it
+
+
+def _name(reference: weakref.ref[Lease]) -> bytes | None:
+    """The name of a lease that is still there; nothing keeps it alive when this is over."""
+    lease = reference()
+    return None if lease is None else lease.name
