@@ -39,6 +39,9 @@ _FIRST_PAUSE, _LONGEST_PAUSE, _FACTOR = 0.02, 0.5, 1.6
 # Answers that say that it was not done and may be tried again; the rest of these have classes of their own.
 _NOT_NOW = ("NOREPLICAS", "UNKILLABLE", "BUSY")
 
+# What is said of a command inside of a script whose key has gone on to where its slot is moved.
+_ELSEWHERE = "access a non local key in a cluster node"
+
 # What is said of a command inside of a script that its user may not give: by Valkey, and by Redis.
 _DENIED_INSIDE = "ACL failure in script", "The user executing the script can't run this command"
 
@@ -148,14 +151,11 @@ class Router:
 
     def _forget(self) -> None:
         """Know no server but those of the location, and no connection: as at the beginning, and in a forked child."""
-        self._born = process.generation
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may need the servers in the middle of asking them
         self._version = 0
-        self._nodes: list[Node] = []
-        self._all: dict[Address, Node] = {}
-        for address in self._location.addresses:
-            self._node(address)
+        self._all = {address: Node(self._driver, address) for address in self._location.addresses}
         self._nodes = [next(iter(self._all.values()))] * SLOTS
+        self._born = process.generation  # at last: other threads of the child go by it
 
     def _node(self, address: Address) -> Node:
         return self._all.setdefault(address, Node(self._driver, address))
@@ -215,6 +215,9 @@ class Router:
 
     def call_node(self, node: Node, command: Command) -> Any:
         """The answer of one server.  Raises NodeGone where it has no slots any more, and what `call` raises."""
+        if self._born != process.generation:
+            self._renew()
+            raise NodeGone  # it has the connections of the parent
         ends = time.monotonic() + self._location.timeout
         pauses = _pauses()
         while True:
@@ -386,7 +389,7 @@ class Router:
         if isinstance(error, (errors.ConnectionError, errors.TimeoutError, OSError)):
             return not _is_certificate(error)
         later = (errors.TryAgainError, errors.ClusterDownError, errors.MasterDownError, errors.ReadOnlyError)
-        return isinstance(error, later) or str(error).startswith(_NOT_NOW)
+        return isinstance(error, later) or str(error).startswith(_NOT_NOW) or _ELSEWHERE in str(error)
 
     def _translated(self, error: Exception) -> StoreError:
         errors, where = self._driver.errors, self._location.text
