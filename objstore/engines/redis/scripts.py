@@ -131,7 +131,8 @@ end
 if note(key, ARGV[7], ARGV[8]) then
   local prefix = string.sub(record, 1, #record - #key)
   for _, other in ipairs(expired(now, 0, 2)) do
-    call('UNLINK', prefix .. other)
+    local gone = redis.pcall('UNLINK', prefix .. other)
+    if type(gone) == 'table' then break end -- its slot is being moved, and it has gone already
     forget(other)
   end
 end
