@@ -286,7 +286,7 @@ class ServerShards:
             count += sum(self._router.call_many(calls, ONCE))
         return count
 
-    def remove(self, key: bytes, now: int, found: bytes | Anything) -> bool:
+    def remove(self, key: bytes, now: int, found: bytes | Anything | None) -> bool:
         call = self._write(key, b"D", b"", _UNMARKED, now, found)
         if found is ANYTHING:
             return bool(self._router.call(*call, WRITE, again=1) == 1)
