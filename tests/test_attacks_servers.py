@@ -1,0 +1,212 @@
+"""Attacks on a store on servers: what went wrong when somebody tried to make it go wrong.
+
+Each test is one fault that was found by programs that forked, interrupted, deleted, moved and planted at bad moments, cut
+down to the moment itself.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import sys
+import threading
+import time
+
+import pytest
+from children import result
+from servers import HOST, slot_of, views, wait_for
+
+from objstore import Cache, Store, StoreCorrupt, rekeying
+from objstore.engines.redis import leases
+
+pytestmark = pytest.mark.filterwarnings("ignore::objstore.UnsealedWarning")
+
+
+@pytest.fixture
+def name(request):
+    """The name of a store that nobody else has."""
+    return f"attacks-{os.getpid()}-{request.node.name}".replace("[", "-").replace("]", "")[:100]
+
+
+def other_primary(cluster, node):
+    return next(n for n in cluster.nodes if n is not node and "master" in views(n)[n.id].flags)
+
+
+# Claims
+
+
+def test_a_claim_is_given_up_when_it_is_dropped_also_after_it_was_renewed(single, name, monkeypatch):
+    monkeypatch.setattr(leases, "_RENEWED_EVERY", 0.02)
+    with Store(single.url(name, buckets=1)) as store:
+        claim = store._engine.claim(b"\x10x")
+        (key,) = single.call("KEYS", f"{{{name}/0}}\x0b*")
+        assert single.call("PEXPIRE", key, 3000) == 1
+        wait_for(lambda: single.call("PTTL", key) > 3000, what="it is renewed")
+        del claim
+        wait_for(lambda: store._engine.claim(b"\x10x"), seconds=2, what="it is given up")
+
+
+# What is known about records that are not there
+
+
+def test_popitem_ends_where_the_server_dropped_what_the_clock_here_has_not(single, name):
+    with Store(single.url(name)) as store, Store(single.url(name), clock=lambda: time.time() - 3600) as behind:
+        store["a"] = 1
+        store.set("b", 2, ttl=0.01)
+        wait_for(lambda: store._engine.get(store._space.tree_key("b")) is None, what="the server drops it")
+        assert "b" in list(behind)
+        assert result(behind.popitem, seconds=5) == ("a", 1)
+        assert list(behind) == []
+
+
+def test_items_with_a_tag_that_are_deleted_meanwhile(single, name):
+    with Store(single.url(name)) as store:
+        for n in range(20):
+            store.set(n, n, tags=("tag",))
+        found = []
+        for key, _ in store.range(tag="tag").items():
+            found.append(key)
+            store.delete(key + 1)
+        assert found == list(range(0, 20, 2))
+
+
+def test_rekeying_does_not_take_for_damaged_what_is_deleted_meanwhile(single, name, monkeypatch):
+    old, new = secrets.token_bytes(32), secrets.token_bytes(32)
+    look = rekeying._Rekeying._item
+    with Store(single.url(name), signing_key=old) as store:
+        store.update({n: n for n in range(10)})
+
+        def late(self, reader, tree_key, *rest):
+            store.delete(5)
+            return look(self, reader, tree_key, *rest)
+
+        monkeypatch.setattr(rekeying._Rekeying, "_item", late)
+        with Store(single.url(name), signing_key=[new, old]) as both:
+            assert both.rekey() == (9, (), ())
+
+
+def test_a_damaged_layout_is_not_said_to_be_mended_by_what_does_not_mend_it(single, name):
+    Store(single.url(name)).close()
+    single.call("SET", f"{{{name}}}\x00l", "rubbish")
+    for flag in "crwn":
+        with pytest.raises(StoreCorrupt, match="under another name"):
+            Store(single.url(name), flag)
+
+
+# Forks
+
+
+def test_threads_of_a_forked_child_that_begin_at_once(cluster, name):
+    with Store(cluster.url(name)) as store:
+        store.update({n: n for n in range(50)})
+
+        def child():
+            sys.setswitchinterval(1e-6)
+            wrong = []
+            gate = threading.Barrier(8)
+
+            def read():
+                gate.wait()
+                try:
+                    wrong.extend(n for n in range(10) if store[n] != n)
+                except Exception as exc:  # noqa: BLE001  (it is what is looked for)
+                    wrong.append(repr(exc))
+
+            threads = [threading.Thread(target=read) for _ in range(8)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            return wrong
+
+        for _ in range(8):
+            assert result(child) == []
+
+
+def test_an_iteration_that_a_forked_child_goes_on_with(single, name):
+    with Cache(single.url(name), ttl=1000) as cache:
+        cache.update({n: n for n in range(3000)})
+        keys = iter(cache)
+        first = next(keys)
+        mine, theirs = os.pipe()
+
+        def child():
+            os.read(mine, 1)
+            return {first, *keys}
+
+        def parent():  # at the same time, over connections that the child has, too
+            for n in range(300):
+                assert cache[n] == n
+                if n == 20:
+                    os.write(theirs, b".")
+
+        found: list[set[int]] = []
+        thread = threading.Thread(target=lambda: found.append(result(child)))
+        thread.start()
+        parent()
+        thread.join()
+        os.close(mine)
+        os.close(theirs)
+        assert found == [set(range(3000))]
+        assert {first, *keys} == set(range(3000))
+
+
+# Signals
+
+
+def test_a_signal_handler_that_needs_the_servers_while_they_are_asked_who_they_are(single, name):
+    with Store(single.url(name)) as store:
+        store["a"] = 1
+        router = store._engine._router
+        ask = router._ask
+        seen = []
+
+        def handle(*_):
+            router._refresh(router._version)
+            seen.append(store["a"])
+
+        def interrupted(node):
+            if not seen:
+                seen.append(0)
+                signal.raise_signal(signal.SIGUSR1)
+            return ask(node)
+
+        def child():
+            signal.signal(signal.SIGUSR1, handle)
+            router._ask = interrupted
+            store["a"]  # which begins anew in a child
+            return seen
+
+        assert result(child, seconds=5) == [0, 1]
+
+
+# Slots on the move
+
+
+def test_a_write_that_is_done_says_so_while_what_has_expired_is_gone_to_another_server(cluster, name):
+    with Store(cluster.url(name, buckets=1, timeout=10)) as store:
+        some = store.namespace("some")
+        for key, ttl in ("over", 0.3), ("there", 1000):
+            some.set(key, 0, ttl=ttl, tags=("tag",))
+        slot = slot_of(f"{{{name}/0}}".encode())
+        source = cluster.primary_of(slot)
+        target = other_primary(cluster, source)
+        moving = cluster.moving(slot, target)
+        next(moving)
+        over = f"{{{name}/0}}".encode() + some._space.tree_key("over")
+        assert source.call("MIGRATE", HOST, target.port, "", 0, 5000, "KEYS", over) == b"OK"
+        wait_for(lambda: "over" not in some, what="it has expired")
+        assert some.increment("there") == 1
+        assert some.increment("there") == 2
+
+        clearing = threading.Thread(target=store.clear)
+        emptying = threading.Thread(target=some.clear)
+        clearing.start()
+        emptying.start()
+        for _ in moving:
+            pass
+        clearing.join()
+        emptying.join()
+        assert list(store) == list(some) == []
+        assert store.check().ok
