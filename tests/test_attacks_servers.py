@@ -1,7 +1,7 @@
 """Attacks on a store on servers: what went wrong when somebody tried to make it go wrong.
 
-Each test is one fault that was found by programs that forked, interrupted, deleted, moved and planted at bad moments, cut
-down to the moment itself.
+Each test is one fault that was found by programs that forked, interrupted, deleted, moved and planted at bad moments,
+cut down to the moment itself.
 """
 
 from __future__ import annotations
