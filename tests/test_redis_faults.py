@@ -26,7 +26,7 @@ from functools import partial
 import pytest
 from children import Died, result, results
 from clients import Counting, Writing, check_counting, lost, prepare_counting, working
-from programs import PYTHON, ROOT
+from forkserver import INTERPRETER, ROOT
 from servers import HOST, Cluster, chosen, free_ports, memory_directory, needed, slot_of, views, wait_for
 
 from objstore import Cache, EngineUnavailable, OutcomeUnknown, Store, StoreDenied, StoreError, StoreFull
@@ -504,7 +504,7 @@ def test_a_handle_travels(broken, name, tmp_path):
     with Store(broken.url(name)) as store:
         store["here"] = {"a": 1}
         (tmp_path / "handle").write_bytes(pickle.dumps(store))
-        subprocess.run([*PYTHON, TRAVELLER, tmp_path / "handle"], check=True, timeout=60, cwd=ROOT)
+        subprocess.run([*INTERPRETER, TRAVELLER, tmp_path / "handle"], check=True, timeout=60, cwd=ROOT)
         assert dict(store.items()) == {"there": {"a": 1}}
 
 
