@@ -180,7 +180,7 @@ class TestValuesThatCannotBeEncoded:
             file.truncate((4 << 30) + 1)
             buffer = mmap.mmap(file.fileno(), 0)
         store["large"] = "before"
-        with pytest.raises(EncodeError, match="a record ends at 4 GiB; store it in parts") as caught:
+        with pytest.raises(EncodeError, match=r"a record ends at (4|0.5) GiB; store it in parts") as caught:
             store["large"] = np.frombuffer(buffer, np.uint8)
         assert caught.value.key == "large"
         assert store["large"] == "before"
