@@ -194,11 +194,10 @@ return keys
 """
 
 # KEYS  index of the library's own records, then the names of these, of which the first is the layout record
-# ARGV  for each the key and the record.  Gives 1, or 0 where there is a store.
+# ARGV  for each the key and the record.  What is there already stays: all of it, or in a cache what was not evicted.
 _CREATE = """
-if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
 for at = 2, #KEYS do
-  redis.call('SET', KEYS[at], ARGV[2 * at - 2])
+  redis.call('SET', KEYS[at], ARGV[2 * at - 2], 'NX')
   redis.call('ZADD', KEYS[1], 0, ARGV[2 * at - 3])
 end
 return 1
