@@ -15,10 +15,14 @@ import time
 
 import pytest
 from children import result
+from click.testing import CliRunner
 from servers import HOST, slot_of, views, wait_for
 
-from objstore import Cache, Store, StoreCorrupt, rekeying
-from objstore.engines.redis import leases
+import objstore
+from objstore import Cache, Store, StoreCorrupt, StoreDenied, StoreError, rekeying
+from objstore.cli.commands import objstore as main
+from objstore.engines.redis import driver, leases
+from objstore.engines.redis.routing import NodeGone, Router
 
 pytestmark = pytest.mark.filterwarnings("ignore::objstore.UnsealedWarning")
 
@@ -210,3 +214,110 @@ def test_a_write_that_is_done_says_so_while_what_has_expired_is_gone_to_another_
         emptying.join()
         assert list(store) == list(some) == []
         assert store.check().ok
+
+
+# Caches on servers that drop what was not used for longest: what says what the cache is goes first
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_what_a_cache_is_may_be_evicted_while_it_is_open_and_when_it_is_opened(single, name, sealed):
+    options = {"signing_key": secrets.token_bytes(32)} if sealed else {}
+    url, own = single.url(name, buckets=4), [f"{{{name}}}".encode() + end for end in (b"\0l", b"\0i", b"\0d", b"\0s")]
+    cache = Cache(url, ttl=1000, **options)
+    cache["a"] = 1
+    for evicted in ([own[1]], [own[0]], own):
+        assert single.call("DEL", *evicted) == len(evicted)
+        assert cache["a"] == 1
+        assert cache.stats().entries == 1
+        for _ in range(2):  # beside the open one, and then alone
+            with Cache(url, ttl=1000, **options) as again:
+                assert again["a"] == 1
+                again["b"] = 2
+                assert cache.closed or cache["b"] == 2
+                assert again.check().problems == ()
+                del again["b"]
+            cache.close()
+        cache = Cache(url, ttl=1000, **options)
+    cache.close()
+
+
+def test_keys_of_a_layout_that_was_evicted_are_not_listed(single, name):
+    with Cache(single.url(name, buckets=3), ttl=1000) as cache:
+        cache.update({n: n for n in range(30)})
+    assert single.call("DEL", *(f"{{{name}}}".encode() + end for end in (b"\0l", b"\0i", b"\0d", b"\0s"))) == 4
+    with Cache(single.url(name, buckets=100), ttl=1000) as cache:
+        assert len(list(cache)) == len(cache) == len(list(cache.items())) < 30
+
+
+def test_caches_on_evicting_servers_are_looked_after(new_single, name, tmp_path):
+    evicting = new_single("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
+    with Cache(evicting.url(name), ttl=1000) as cache:
+        cache["a"] = 1
+    assert CliRunner().invoke(main, ["get", evicting.url(name), "a"]).output == "1\n"
+    assert objstore.copy(evicting.url(name), tmp_path / "copy").copied == 1
+    with pytest.raises(StoreError, match="maxmemory-policy"):
+        Store(evicting.url(f"{name}-store"))
+    assert evicting.call("KEYS", f"*{name}-store*") == []
+
+
+# What is said
+
+
+def test_what_has_no_files_is_checked_all_the_same_and_its_password_never_shown(new_single, name, tmp_path):
+    server = new_single(password="s3cret")
+    with Store(server.url(name)) as store:
+        store["a"] = 1
+    assert objstore.check(server.url(name)).ok
+    told = CliRunner().invoke(main, ["check", server.url(name)])
+    assert told.exit_code == 0, told.output
+    for words in (
+        ["salvage", server.url(name), str(tmp_path / "target")],
+        ["backup", server.url(name), str(tmp_path / "b")],
+    ):
+        told = CliRunner().invoke(main, words)
+        assert told.exit_code == 1
+        assert "s3cret" not in told.output
+        assert "cop" in told.output
+
+
+def test_who_may_not_load_scripts_is_told_so_at_once(single, name):
+    with Store(single.url(name)) as store:
+        store["a"] = 1
+    single.call("ACL", "SETUSER", "noscript", "on", ">pw", "~*", "+@all", "-script")
+    try:
+        with Store(single.url(name, user="noscript", password="pw"), "r") as store:
+            single.call("SCRIPT", "FLUSH")
+            with pytest.raises(StoreDenied, match="script"):
+                list(store)
+    finally:
+        single.call("ACL", "DELUSER", "noscript")
+
+
+def test_servers_that_change_places_while_a_store_is_opened(cluster, name, monkeypatch):
+    call = Router.call_node
+    gone = []
+
+    def call_node(self, node, command):
+        if not gone:
+            gone.append(node)
+            raise NodeGone
+        return call(self, node, command)
+
+    monkeypatch.setattr(Router, "call_node", call_node)
+    with Store(cluster.url(name)) as store:
+        assert len(store) == 0
+    assert gone
+
+
+# Much at once
+
+
+def test_a_large_value_may_take_longer_than_an_answer(single, name, monkeypatch):
+    monkeypatch.setattr(driver, "ANSWER_SECONDS", 0.03)
+    large = bytes(30_000_000)
+    with Store(single.url(name)) as store:
+        store["a"] = large
+        assert store.compare_and_set("a", large, large + b".")
+        store.update({"b": large})
+        assert store["b"] == large
+        assert store.delete_many(["a", "b"]) == 2
