@@ -321,3 +321,21 @@ def test_a_large_value_may_take_longer_than_an_answer(single, name, monkeypatch)
         store.update({"b": large})
         assert store["b"] == large
         assert store.delete_many(["a", "b"]) == 2
+
+
+def test_a_claim_that_is_dropped_in_the_middle_of_dropping_another_one(single, name):
+    def child():
+        with Store(single.url(name)) as store:
+            claims = [store._engine.claim(b"\x10%d" % n) for n in range(2)]
+            notify = threading.Condition.notify_all
+
+            def interrupted(condition):
+                if len(claims) == 1:  # as the garbage collector may, or a handler of signals
+                    claims.pop()
+                notify(condition)
+
+            threading.Condition.notify_all = interrupted
+            claims.pop()
+        return True
+
+    assert result(child, seconds=5)
