@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from objstore import keys
 from objstore.audit import Audit, Damage, audit
 from objstore.codecs.keyring import NO_KEYS, KeyOption, KeyRing, Keys, keys_of
-from objstore.engines import path_of
+from objstore.engines import connect, is_on_servers, path_of
 from objstore.engines.base import Engine, Inspection, Progress
 from objstore.errors import StoreCorrupt, StoreError
 from objstore.keys import LostKey
@@ -54,7 +54,7 @@ def check(
     encryption_key: KeyOption = None,
     progress: Progress | None = None,
 ) -> CheckReport:
-    """Check the store at a path, open or not, and whether it can be opened or not.
+    """Check the store at a path or on servers, open or not, and whether it can be opened or not.
 
     With `accept`, a store that is refused with StoreSuspect can be opened again afterwards, if nothing else is wrong
     with it.  No check can tell a record from an older one under the same key, so what was written last before the
@@ -64,11 +64,17 @@ def check(
 
     `progress(done, total)` is called now and then, with pages.  Raises StoreNotFound, StoreDenied, StoreLocked,
     StoreCorrupt where there is nothing to check; StoreError where no process can be started; ValueError for a location
-    that is no path.
+    that is neither.
     """
     from objstore.engines.lmdb import inspecting
 
     keys = keys_of(signing_key, encryption_key)
+    if is_on_servers(location):
+        engine = connect(location, "r", {}, None, evictable=True)  # whatever it is
+        try:
+            return check_engine(engine, progress, keys)
+        finally:
+            engine.release()
     with inspecting(path_of(location)) as (inspection, directory):
         report = run(inspection, progress, keys)
         if directory is None or not directory.suspect:

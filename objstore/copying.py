@@ -542,7 +542,7 @@ def _target_keys(old: Store[Any, Any], signing_key: KeyOption, encryption_key: K
 
 def _look(location: str | os.PathLike[str]) -> Identity:
     """What the store at a location is.  Raises what opening one raises."""
-    engine = connect(location, "r", {}, None)
+    engine = connect(location, "r", {}, None, evictable=True)  # if it is a cache
     try:
         return identity.unpack(engine.get(IDENTITY_KEY), engine.location)
     finally:

@@ -47,11 +47,16 @@ class Identity(NamedTuple):
     mac: str | None = None
 
 
-def new(kind: str, codec: str, keys: Keys) -> Identity:
-    """The identity of a store that is made now."""
+def new(kind: str, codec: str, keys: Keys, name: str | None = None) -> Identity:
+    """The identity of a store that is made now.
+
+    With a `name` it has the id of all that are called so: servers may drop what a cache is, and what is left of it
+    must be good for the one that is made in its place.
+    """
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
     sealing = "encrypted" if keys.encryption else "signed" if keys.signing else None
-    return Identity(uuid.uuid4().hex, kind, codec, created, sealing=sealing)
+    own = uuid.uuid4().hex if name is None else blake2b(name.encode(), digest_size=16).hexdigest()
+    return Identity(own, kind, codec, created, sealing=sealing)
 
 
 def ring_of(identity: Identity, keys: Keys) -> KeyRing | None:

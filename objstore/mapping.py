@@ -255,7 +255,7 @@ class Readable(Mapping[K, V]):
         if stretch.tag is not None:
             now = self._space.now()
             found = self._space.scan_tag(reader, stretch.tag, stretch.start, stretch.stop, stretch.reverse, now)
-            return self._space.items(reader.get_many([item.tree_key])[0] for item in found)
+            return self._space.items(chain.from_iterable(reader.get_many([item.tree_key]) for item in found))
         return self._space.items(reader.scan(stretch.start, stretch.stop, stretch.reverse))
 
     def _iterate_entries(self, stretch: Stretch) -> Iterator[Entry[K, V]]:
@@ -335,7 +335,8 @@ class Writable(Readable[K, V], MutableMapping[K, V]):
             found = self._record(tree_key)
             try:
                 value = space.value(key, tree_key, found, now)
-            except KeyError:  # somebody was faster
+            except KeyError:  # somebody was faster; or it is known of something that is not there
+                self._apply(space.replace, tree_key, found, None)
                 continue
             if self._apply(space.replace_last, tree_key, found, now):
                 return key, value

@@ -126,7 +126,10 @@ class _Rekeying:
             header, payload, frames = record.unpack(tree_key, stored, seal=seal)
             resealed = record.repack(tree_key, header, payload, frames, header.expires_at, seal)
         except (Damaged, Forged) as exc:
-            key = key_of(tree_key[len(prefix) :], reader.get(tree_key))
+            found = reader.get(tree_key)
+            if found is None:  # deleted meanwhile
+                return None
+            key = key_of(tree_key[len(prefix) :], found)
             name = self._names.get(prefix, lost_name(prefix))
             self.refused[tree_key] = Damage(name, key, str(exc))
             return None

@@ -118,9 +118,7 @@ class ShardedSpace(Space):
         before = None if found is None else bytes(found)
         if packed is not None:
             return self._store(txn, tree_key, packed, expires_at, tags, before)
-        if before is None:
-            return not txn.contains(tree_key)
-        # What is expired was there for whoever compares it.
+        # What is expired was there for whoever compares it; of nothing, what is known about it goes.
         return bool(txn.remove(tree_key, 0, before))
 
     def replace_last(self, txn: Any, tree_key: bytes, found: Stored | None, now: int) -> bool:

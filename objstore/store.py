@@ -25,7 +25,7 @@ from objstore.codecs.keyring import KeyOption, keys_of, portable
 from objstore.codecs.pickling import Pickle
 from objstore.codecs.sealing import sealing_of
 from objstore.codecs.table import codec_of
-from objstore.engines import connect, path_of
+from objstore.engines import connect, name_on_servers, path_of
 from objstore.engines.base import IDENTITY_KEY, Activity, Disposable, Engine, Held, Progress, Reader, Stored, Writer
 from objstore.errors import ReadOnlyStore, StoreClosed, UnsealedWarning, UnsupportedOperation
 from objstore.mapping import DEFAULT, TTL, pairs
@@ -145,7 +145,8 @@ class Store(Computing[K, V]):
             raise ValueError(f"map_size is a number of bytes from 64 KiB to 64 TiB, not {map_size!r}")
         if not (isinstance(max_readers, int) and 1 <= max_readers <= 1 << 20):
             raise ValueError(f"max_readers is a number from 1 to a million, not {max_readers!r}")
-        new = identity.new(self._kind, "pickle" if given is None else given.name, keys)
+        its_name = name_on_servers(location) if self._evictable else None
+        new = identity.new(self._kind, "pickle" if given is None else given.name, keys, its_name)
         options: dict[str, Any] = {
             "map_size": map_size,
             "max_readers": max_readers,
@@ -497,7 +498,9 @@ class Store(Computing[K, V]):
     def stats(self) -> Stats:
         """Figures of this store."""
         figures = self._engine.stats()
-        what = self._check(self._engine.get(IDENTITY_KEY), self.location)
+        stored = self._engine.get(IDENTITY_KEY)
+        is_evicted = stored is None and self._evictable and self._engine.is_shared
+        what = self._identity if is_evicted else self._check(stored, self.location)
         return Stats(
             entries=len(self),
             namespaces=len(self.namespaces()),

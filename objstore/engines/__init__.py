@@ -64,12 +64,20 @@ def is_on_servers(location: str | os.PathLike[str]) -> bool:
     return bool(separator) and scheme in _SERVER_SCHEMES
 
 
+def name_on_servers(location: str | os.PathLike[str]) -> str | None:
+    """What a store is called on servers, or None where its location is none of servers."""
+    if not is_on_servers(location):
+        return None
+    return str(location).rpartition("@")[2].partition("?")[0].rpartition("/")[2]
+
+
 def path_of(location: str | os.PathLike[str]) -> str:
     """The path of a store whose files are asked for.  Raises ValueError for a location that has none."""
     text = _text(location)
-    scheme, separator, _ = text.partition("://")
+    scheme, separator, rest = text.partition("://")
     if separator and scheme != "lmdb":
-        raise ValueError(f"the store at {text!r} has no files; this is for stores with a path")
+        shown = scheme + separator + rest.rpartition("@")[2]  # before that stands a password
+        raise ValueError(f"the store at {shown!r} has no files; this is for stores with a path (copy it into one)")
     return _path(text) if separator else text
 
 

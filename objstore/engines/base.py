@@ -245,8 +245,11 @@ class Shards(Reader, Protocol):
     def exchange(self, items: Sequence[tuple[bytes, bytes, bytes]]) -> int:
         """Key, record, and another one for the same thing: put it in its place if it is still there; how many were."""
 
-    def remove(self, key: bytes, now: int, found: bytes | Anything) -> bool:
-        """Remove the record if `found` is what is there; whether it was, and was not expired."""
+    def remove(self, key: bytes, now: int, found: bytes | Anything | None) -> bool:
+        """Remove the record if `found` is what is there; whether it was, and was not expired.
+
+        With None, where there is nothing, what is still known about it is forgotten.
+        """
 
     def remove_many(self, keys: Sequence[bytes], now: int) -> list[bool]:
         """`remove`, whatever is there, for each."""

@@ -20,6 +20,10 @@ Command = Sequence[bytes]
 CONNECT_SECONDS = 1.0
 ANSWER_SECONDS = 2.0
 
+# And for a large command so many more as it takes to do it at this rate.
+_BYTES_PER_SECOND = 20 << 20
+_LARGE = 1 << 20
+
 _PACKED_AT_ONCE = 1 << 16
 
 
@@ -32,6 +36,7 @@ class Driver:
         root = getattr(module.exceptions, "RedisError", None) or module.exceptions.ValkeyError
         self.failures: tuple[type[Exception], ...] = (root, OSError)
         """All that can go wrong on the way to a server and back."""
+        self._most_seconds = location.timeout
         self._kind = module.connection.SSLConnection if location.tls else module.connection.Connection
         # The server's time for an answer is within the time of the whole operation.
         self._options: dict[str, Any] = {
@@ -55,6 +60,11 @@ class Driver:
         connection = self._kind(host=address[0], port=address[1], **self._options)
         connection.connect()
         return connection
+
+    def await_answer(self, connection: Any, size: int) -> None:
+        """Wait longer than for other answers where the command was large.  Raises what the package raises."""
+        if size >= _LARGE:
+            connection.can_read(timeout=min(ANSWER_SECONDS + size / _BYTES_PER_SECOND, self._most_seconds))
 
 
 def _module(location: Location) -> ModuleType:
@@ -85,18 +95,20 @@ def _valkey() -> ModuleType:
     return valkey
 
 
-def pack(command: Command) -> list[bytes]:
+def pack(command: Command) -> list[bytes | memoryview]:
     """A command as it goes over the wire: a list of texts with their lengths (RESP, "requests").
 
-    Large ones stand by themselves, so that they are not copied.
+    Large ones stand by themselves, so that they are not copied, and in pieces, because each has a time to be sent in.
     """
-    parts: list[bytes] = []
+    parts: list[bytes | memoryview] = []
     text = b"*%d\r\n" % len(command)
     for each in command:
         if len(each) < _PACKED_AT_ONCE:
             text += b"$%d\r\n%b\r\n" % (len(each), each)
         else:
-            parts += [text + b"$%d\r\n" % len(each), each]
+            whole = memoryview(each)
+            parts.append(text + b"$%d\r\n" % len(each))
+            parts += (whole[at : at + _LARGE] for at in range(0, len(each), _LARGE))
             text = b"\r\n"
     parts.append(text)
     return parts

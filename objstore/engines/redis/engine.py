@@ -33,7 +33,7 @@ from objstore.engines.redis.driver import Driver
 from objstore.engines.redis.layout import BUCKETS, LAYOUT_KEY, Layout, Plan, home, unpack
 from objstore.engines.redis.leases import Leases, WaitingForLease
 from objstore.engines.redis.location import Location, parse
-from objstore.engines.redis.routing import ONCE, Router
+from objstore.engines.redis.routing import ONCE, NodeGone, Router
 from objstore.engines.redis.shards import ServerShards
 from objstore.errors import StoreError, StoreNotFound, UnsupportedOperation
 
@@ -170,11 +170,14 @@ def open_redis(
             engine.retain(user)
     if engine is not None:
         try:
-            check(engine.get(IDENTITY_KEY), where.text)
+            stored = engine.get(IDENTITY_KEY)
+            if stored is not None or not evictable:
+                check(stored, where.text)
+                return engine
         except BaseException:
             engine.release(user)
             raise
-        return engine
+        engine.release(user)  # what the cache is was evicted: it is opened as if nobody had it open
     made = _open(where, flag, initial, durability, check, evictable)
     with _opening:
         engine = engines[key] = made if flag == "n" else engines.get(key, made)
@@ -196,10 +199,10 @@ def _open(
     router = Router(driver, where)
     try:
         router.knows(scripts.TEXTS)
+        slot = driver.slot_of(home(where.name))
+        plan, recorded = _look(router, slot, where, flag, check, evictable)
         if not evictable:
             _refuse_eviction(router, where)
-        slot = driver.slot_of(home(where.name))
-        plan, recorded = _look(router, slot, where, flag, check)
         if plan is not None and flag == "n":
             _wipe(ServerShards(router, Layout(where.name, plan, driver.slot_of), True))
             plan = None
@@ -207,7 +210,7 @@ def _open(
             asked = Plan(where.buckets or BUCKETS, evictable is False if where.index is None else where.index)
             records = {**initial, DURABILITY_KEY: (durability or "process").encode()}
             _create(router, slot, where, asked, records)
-            plan, recorded = _look(router, slot, where, "w", check)
+            plan, recorded = _look(router, slot, where, "w", check, evictable)
             assert plan is not None
         for name, value in (("buckets", where.buckets), ("index", where.index)):
             if value is not None and value != getattr(plan, name):
@@ -224,13 +227,21 @@ def _open(
 
 
 def _look(
-    router: Router, slot: int, where: Location, flag: str, check: Callable[[bytes | None, str], object]
+    router: Router,
+    slot: int,
+    where: Location,
+    flag: str,
+    check: Callable[[bytes | None, str], object],
+    evictable: bool,
 ) -> tuple[Plan | None, str | None]:
-    """The plan and the durability of what is there, if that is what its opener takes it for."""
+    """The plan and the durability of what is there, if that is what its opener takes it for.
+
+    What a cache is may be evicted as its records are; then it is made once more, around what is left.
+    """
     prefix = home(where.name)
     keys = (LAYOUT_KEY, IDENTITY_KEY, DURABILITY_KEY)
     layout, identity, durability = router.call_many([(slot, (b"GET", prefix + key)) for key in keys])
-    if layout is None:
+    if layout is None or (identity is None and evictable and flag != "n"):
         if flag in ("r", "w"):
             raise StoreNotFound(f"there is no store at {where.text!r}; flag 'c' makes one")
         return None, None
@@ -262,7 +273,11 @@ def _wipe(shards: ServerShards) -> None:
 def _refuse_eviction(router: Router, where: Location) -> None:
     """Raise StoreError where a server would drop what is stored to make room."""
     for node in router.primaries():
-        answer = router.call_node(node, (b"INFO", b"memory"))
+        try:
+            answer = router.call_node(node, (b"INFO", b"memory"))
+        except NodeGone:  # somebody else has its slots by now
+            _refuse_eviction(router, where)
+            return
         text = answer.decode() if isinstance(answer, bytes) else str(answer)
         figures = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
         policy = figures.get("maxmemory_policy", "noeviction")

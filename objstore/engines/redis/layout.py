@@ -57,7 +57,8 @@ def unpack(stored: bytes, location: str) -> Plan:
             raise ValueError("a field is not what it should be")
     except (ValueError, TypeError, KeyError) as exc:
         raise StoreCorrupt(
-            f"the layout of the store at {location!r} is damaged: {exc}; copy it again, or begin anew with flag 'n'"
+            f"the layout of the store at {location!r} is damaged: {exc}; nobody knows now where its records lie: copy "
+            f"it again, under another name"
         ) from exc
     if version != FORMAT:
         raise StoreError(

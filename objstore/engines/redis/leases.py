@@ -14,6 +14,7 @@ import time
 import weakref
 from collections import deque
 from contextlib import suppress
+from queue import Empty, SimpleQueue
 from uuid import uuid4
 
 from objstore.engines.base import process
@@ -105,7 +106,8 @@ class Leases:
         self._token = uuid4().hex.encode()  # of this process
         self._held: dict[bytes, weakref.ref[Lease]] = {}
         self._dropped: deque[tuple[bytes, bytes]] = deque()
-        self._news = threading.Event()
+        # No event: what sets one in the middle of setting it, as the garbage collector may, waits for ever.
+        self._news: SimpleQueue[None] = SimpleQueue()
         self._is_ended = False
         self._thread: threading.Thread | None = None
 
@@ -159,7 +161,7 @@ class Leases:
         with self._lock:
             if self.forget(token):
                 self._dropped.append((name, token))
-        self._news.set()
+        self._news.put(None)
 
     def _give_up_dropped(self) -> None:
         while self._dropped:
@@ -179,20 +181,28 @@ class Leases:
     def end(self) -> None:
         """Renew nothing any more."""
         self._is_ended = True
-        self._news.set()
+        self._news.put(None)
 
     def _keep(self) -> None:
         """Renew what is held, and give up what was dropped, as long as there is anything."""
         while True:
-            self._news.wait(_RENEWED_EVERY)
-            self._news.clear()
+            with suppress(Empty):
+                self._news.get(timeout=_RENEWED_EVERY)
+                while True:
+                    self._news.get_nowait()
             with self._lock:
-                held = [(lease.name, token) for token, reference in self._held.items() if (lease := reference())]
+                held = [(token, name) for token, reference in self._held.items() if (name := _name(reference))]
                 if self._is_ended or not (held or self._dropped):
                     self._thread = None
                     return
             with suppress(StoreError):  # it is tried again in the next round
                 self._give_up_dropped()
-                for name, token in held:
+                for token, name in held:
                     if not self.call(CLAIM, name, scripts.RENEW, token, b"%d" % (LEASE * 1000)):
                         self.forget(token)  # we were too late, and somebody else may have it
+
+
+def _name(reference: weakref.ref[Lease]) -> bytes | None:
+    """The name of a lease that is still there; nothing keeps it alive when this is over."""
+    lease = reference()
+    return None if lease is None else lease.name

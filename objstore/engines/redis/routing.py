@@ -39,6 +39,9 @@ _FIRST_PAUSE, _LONGEST_PAUSE, _FACTOR = 0.02, 0.5, 1.6
 # Answers that say that it was not done and may be tried again; the rest of these have classes of their own.
 _NOT_NOW = ("NOREPLICAS", "UNKILLABLE", "BUSY")
 
+# What is said of a command inside of a script whose key has gone on to where its slot is moved.
+_ELSEWHERE = "access a non local key in a cluster node"
+
 # What is said of a command inside of a script that its user may not give: by Valkey, and by Redis.
 _DENIED_INSIDE = "ACL failure in script", "The user executing the script can't run this command"
 
@@ -114,7 +117,10 @@ class Node:
         """Send one command and read its answer."""
         connection = self.take(fresh)
         try:
-            connection.send_packed_command(pack(command), check_health=False)
+            packed = pack(command)
+            connection.send_packed_command(packed, check_health=False)
+            if len(packed) > 1:
+                self._driver.await_answer(connection, sum(map(len, packed)))
             answer = connection.read_response()
         except self._refusal:
             self._idle.append(connection)
@@ -148,14 +154,11 @@ class Router:
 
     def _forget(self) -> None:
         """Know no server but those of the location, and no connection: as at the beginning, and in a forked child."""
-        self._born = process.generation
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may need the servers in the middle of asking them
         self._version = 0
-        self._nodes: list[Node] = []
-        self._all: dict[Address, Node] = {}
-        for address in self._location.addresses:
-            self._node(address)
+        self._all = {address: Node(self._driver, address) for address in self._location.addresses}
         self._nodes = [next(iter(self._all.values()))] * SLOTS
+        self._born = process.generation  # at last: other threads of the child go by it
 
     def _node(self, address: Address) -> Node:
         return self._all.setdefault(address, Node(self._driver, address))
@@ -215,6 +218,9 @@ class Router:
 
     def call_node(self, node: Node, command: Command) -> Any:
         """The answer of one server.  Raises NodeGone where it has no slots any more, and what `call` raises."""
+        if self._born != process.generation:
+            self._renew()
+            raise NodeGone  # it has the connections of the parent
         ends = time.monotonic() + self._location.timeout
         pauses = _pauses()
         while True:
@@ -251,7 +257,7 @@ class Router:
             groups.setdefault(asked.get(place) or self._nodes[calls[place][0]], []).append(place)
         failures: dict[int, Failure] = {}
         waits = kind != READ and self.replicas
-        under_way: list[tuple[Node, Any, list[int]]] = []
+        under_way: list[tuple[Node, Any, list[int], int]] = []
         refusal = self._driver.errors.ResponseError
         try:
             for node, members in groups.items():
@@ -260,18 +266,19 @@ class Router:
                 except Unreached as exc:
                     failures.update(dict.fromkeys(members, Failure(exc.cause, False, node)))
                     continue
-                under_way.append((node, connection, members))
+                packed = list(_joined(self._packed(calls, members, asked, waits)))
+                under_way.append((node, connection, members, sum(map(len, packed))))
                 try:
-                    packed = _joined(self._packed(calls, members, asked, waits))
                     connection.send_packed_command(packed, check_health=False)
                 except self._driver.failures as exc:
                     under_way.pop()
                     connection.disconnect()
                     failures.update(dict.fromkeys(members, Failure(exc, True, node)))
             while under_way:
-                node, connection, members = under_way[-1]
+                node, connection, members, size = under_way[-1]
                 unread = list(reversed(members))
                 try:
+                    self._driver.await_answer(connection, size)
                     while unread:
                         if unread[-1] in asked:
                             connection.read_response()
@@ -291,13 +298,13 @@ class Router:
                     node.give_back(connection)
                 under_way.pop()
         finally:
-            for _, connection, _ in under_way:  # what comes later would be taken for other answers
+            for _, connection, _, _ in under_way:  # what comes later would be taken for other answers
                 connection.disconnect()
         return failures
 
     def _packed(
         self, calls: Sequence[Call], members: Sequence[int], asked: Mapping[int, Node], waits: int
-    ) -> Iterable[bytes]:
+    ) -> Iterable[bytes | memoryview]:
         for place in members:
             if place in asked:
                 yield from pack((b"ASKING",))
@@ -346,7 +353,10 @@ class Router:
                 elif name == "AskError":
                     asked[place] = self._node(_redirected(error, node))
                 elif name == "NoScriptError":
-                    self._load_scripts(node)
+                    try:
+                        self._load_scripts(node)
+                    except self._denials as exc:
+                        raise _at(failures, self._translated(exc)) from exc
                 elif was_sent or self._may_succeed(error):
                     must_pause = must_refresh = True
                 else:
@@ -386,7 +396,7 @@ class Router:
         if isinstance(error, (errors.ConnectionError, errors.TimeoutError, OSError)):
             return not _is_certificate(error)
         later = (errors.TryAgainError, errors.ClusterDownError, errors.MasterDownError, errors.ReadOnlyError)
-        return isinstance(error, later) or str(error).startswith(_NOT_NOW)
+        return isinstance(error, later) or str(error).startswith(_NOT_NOW) or _ELSEWHERE in str(error)
 
     def _translated(self, error: Exception) -> StoreError:
         errors, where = self._driver.errors, self._location.text
@@ -417,9 +427,15 @@ class Router:
         )
 
     def _load_scripts(self, node: Node) -> None:
-        with suppress(Unreached, *self._driver.failures):  # then it is tried again
+        try:
             for text in self._scripts.values():
                 node.call((b"SCRIPT", b"LOAD", text))
+        except self._denials:
+            raise
+        except Unreached:  # then it is tried again
+            return
+        except self._driver.failures:
+            return
 
     # Who has which slots
 
@@ -480,9 +496,9 @@ class Router:
         return nodes
 
 
-def _joined(parts: Iterable[bytes]) -> Iterable[bytes]:
+def _joined(parts: Iterable[bytes | memoryview]) -> Iterable[bytes | memoryview]:
     """The same bytes in fewer parts, without copies of large ones."""
-    small: list[bytes] = []
+    small: list[bytes | memoryview] = []
     size = 0
     for part in parts:
         if len(part) > 1 << 16:

@@ -132,7 +132,8 @@ end
 if note(key, expires_at, labels) then
   local prefix = string.sub(record, 1, #record - #key)
   for _, other in ipairs(expired(now, 0, 2)) do
-    call('UNLINK', prefix .. other)
+    local gone = redis.pcall('UNLINK', prefix .. other)
+    if type(gone) == 'table' then break end -- its slot is being moved, and it has gone already
     forget(other)
   end
 end
@@ -176,11 +177,10 @@ return {#found, removed}
 """
 
 # KEYS  index of the library's own records, then the names of these, of which the first is the layout record
-# ARGV  for each the key and the record.  Gives 1, or 0 where there is a store.
+# ARGV  for each the key and the record.  What is there already stays: all of it, or in a cache what was not evicted.
 _CREATE = """
-if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
 for at = 2, #KEYS do
-  redis.call('SET', KEYS[at], ARGV[2 * at - 2])
+  redis.call('SET', KEYS[at], ARGV[2 * at - 2], 'NX')
   redis.call('ZADD', KEYS[1], 0, ARGV[2 * at - 3])
 end
 return 1

@@ -201,7 +201,7 @@ class ServerShards:
         """All keys, in no order, found by looking at everything that the servers have."""
         layout = self._layout
         prefix = layout.prefixes[layout.home][:-1]  # without the brace
-        name = re.compile(re.escape(prefix) + rb"/\d+\}([\x04\x05\x10-\xff].*)", re.DOTALL)
+        name = re.compile(re.escape(prefix) + rb"/(\d+)\}([\x04\x05\x10-\xff].*)", re.DOTALL)
         seen: set[bytes] = set()
         while True:
             try:
@@ -211,9 +211,11 @@ class ServerShards:
                         scan = (b"SCAN", cursor, b"MATCH", prefix + b"/*", b"COUNT", b"1000")
                         cursor, names = self._router.call_node(node, scan)
                         for match in filter(None, map(name.fullmatch, names)):
-                            if match[1] not in seen:
-                                seen.add(match[1])
-                                yield match[1]
+                            bucket, key = match.groups()
+                            # What lies elsewhere is of a time when the store had another layout, and nobody finds it.
+                            if key not in seen and int(bucket) == layout.bucket(key):
+                                seen.add(key)
+                                yield key
                         if cursor in (b"0", 0):
                             break
                 return
@@ -304,7 +306,7 @@ class ServerShards:
             count += sum(self._router.call_many(calls, ONCE))
         return count
 
-    def remove(self, key: bytes, now: int, found: bytes | Anything) -> bool:
+    def remove(self, key: bytes, now: int, found: bytes | Anything | None) -> bool:
         call = self._write(key, b"D", b"", _UNMARKED, now, found)
         if found is ANYTHING:
             return bool(self._router.call(*call, WRITE, again=1) == 1)
