@@ -64,6 +64,18 @@ def test_popitem_ends_where_the_server_dropped_what_the_clock_here_has_not(singl
         assert list(behind) == []
 
 
+def test_reading_waits_for_no_replica(single, name):
+    with (
+        Store(single.url(name)) as store,
+        Store(single.url(name), durability="replicated", clock=lambda: time.time() - 3600) as behind,
+    ):
+        store["a"] = 1
+        store.set("b", 2, ttl=0.01)
+        wait_for(lambda: store._engine.get(store._space.tree_key("b")) is None, what="the server drops it")
+        assert list(behind.items()) == [("a", 1)]
+        assert len(behind) == 1
+
+
 def test_items_with_a_tag_that_are_deleted_meanwhile(single, name):
     with Store(single.url(name)) as store:
         for n in range(20):
