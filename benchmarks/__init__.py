@@ -4,6 +4,7 @@
     python -m benchmarks.growth        how the cost grows with keys, values and data: docs/growth.md
     python -m benchmarks.trust         what seals, codecs and compression add to a record
     python -m benchmarks.caching       memoized functions and bounded caches beside their peers
+    python -m benchmarks.servers       a store on servers beside the client that it uses, on a cluster of six processes
     python -m benchmarks.ratios        the ratios that the design promises, in one table
     python -m pytest benchmarks        each operation under pytest-benchmark, all contenders side by side
 

@@ -465,7 +465,7 @@ class Store(Computing[K, V]):
         StoreLocked where another process makes a store there, StoreError where no process can be started: then
         nothing is left there. Raises UnsupportedOperation where the engine has no files.
         """
-        self._require("backup", "copy it into a store with a path (objstore.copy)")
+        self._require("backup", "copy it into a store with a path: objstore.copy(store, path)")
         self._engine.backup(path_of(path), require_whole, progress)
 
     def compact(self, *, progress: Progress | None = None) -> None:

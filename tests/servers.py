@@ -402,7 +402,8 @@ def start_single(
 
 
 def _journal(persistent: bool) -> tuple[str, ...]:
-    return ("--appendonly", "yes", "--appendfsync", "everysec") if persistent else ("--appendonly", "no")
+    # With "everysec" an answer may come before the journal is written, while the server syncs it: a kill then loses it.
+    return ("--appendonly", "yes", "--appendfsync", "always") if persistent else ("--appendonly", "no")
 
 
 def slot_of(key: bytes) -> int:

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from servers import chosen, needed
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -50,3 +52,22 @@ def test_one_command_prints_what_caching_costs():
     ):
         assert any(line.startswith(f"| {row} |") for line in lines), row
     assert "until another computes" in printed
+
+
+def test_one_command_prints_what_servers_cost():
+    needed(chosen())
+    command = [sys.executable, "-m", "benchmarks.servers", "--quick"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for row in (
+        "get, 100 B",
+        "increment",
+        "memoize, hit",
+        "set, replicated",
+        "get_many, 30 kB",
+        "items(), per entry",
+        "first()",
+        "open and close",
+        "get_many of 100, per key, Cache",
+        "index=yes",
+    ):
+        assert any(line.startswith(row) for line in printed.splitlines()), row

@@ -12,12 +12,14 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def run_examples(page, directory, at_least):
-    """Run all the Python examples of a page as one program."""
+def run_examples(page, directory, at_least, servers=None):
+    """Run all the Python examples of a page as one program; `servers` take the place of those that it names."""
     examples = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     assert len(examples) >= at_least
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     program = "\n".join(examples)
+    if servers is not None:
+        program = program.replace("db1:6379,db2:6379", ",".join(node.address for node in servers.nodes))
     subprocess.run([sys.executable, "-W", "error", "-c", program], cwd=directory, env=environment, check=True)
 
 
@@ -31,6 +33,10 @@ def test_the_examples_of_the_page_on_security_run(tmp_path):
 
 def test_the_examples_of_the_page_on_caching_run(tmp_path):
     run_examples("docs/caching.md", tmp_path, at_least=8)
+
+
+def test_the_examples_of_the_page_on_servers_run(tmp_path, cluster):
+    run_examples("docs/servers.md", tmp_path, at_least=7, servers=cluster)
 
 
 def test_ci_runs_the_test_command_of_the_readme():

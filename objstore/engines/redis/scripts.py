@@ -79,8 +79,8 @@ local function expired(now, first, count) return {} end
 """
 
 # KEYS  index, expiry, tags, tagged, names, record
-# ARGV  condition, action, key, now, record, milliseconds to live, expires_at, tag hashes, and of a namespace its prefix
-#       and name
+# ARGV  condition, action, key, now, record; if anything is known of it, also milliseconds to live, expires_at, tag
+#       hashes, and of a namespace its prefix and name
 #
 # The condition is about what is stored: * anything, ! nothing, = these bytes, # bytes of this SHA-1.
 # The action: S store, K store and keep all that is known about it, D delete.
@@ -113,22 +113,23 @@ if action == 'D' then
   if there == 1 and not was_over then return 1 end
   return 0
 end
+local lives, expires_at, labels, namespace = ARGV[6] or '', ARGV[7] or '', ARGV[8] or '', ARGV[9] or ''
 local done = 1
-if ARGV[9] ~= '' then
-  local name = call('HGET', KEYS[5], ARGV[9])
+if namespace ~= '' then
+  local name = call('HGET', KEYS[5], namespace)
   if not name then
-    call('HSET', KEYS[5], ARGV[9], ARGV[10])
+    call('HSET', KEYS[5], namespace, ARGV[10])
     done = 2
   elseif name ~= ARGV[10] then
     return -1
   end
 end
-if ARGV[6] == '' then
+if lives == '' then
   call('SET', record, ARGV[5])
 else
-  call('SET', record, ARGV[5], 'PX', ARGV[6])
+  call('SET', record, ARGV[5], 'PX', lives)
 end
-if note(key, ARGV[7], ARGV[8]) then
+if note(key, expires_at, labels) then
   local prefix = string.sub(record, 1, #record - #key)
   for _, other in ipairs(expired(now, 0, 2)) do
     local gone = redis.pcall('UNLINK', prefix .. other)
@@ -175,24 +176,6 @@ end
 return {#found, removed}
 """
 
-# KEYS  index, expiry
-# ARGV  direction, from where, to where, how many at most, now ('' for all)
-# Gives keys in order, without the expired ones, and behind them the last one that was looked at, if there may be more.
-_PAGE = """
-local keys = redis.call(ARGV[1], KEYS[1], ARGV[2], ARGV[3], 'LIMIT', 0, ARGV[4])
-local last = #keys == tonumber(ARGV[4]) and keys[#keys] or ''
-if ARGV[5] ~= '' and redis.call('ZCOUNT', KEYS[2], '-inf', ARGV[5]) > 0 then
-  local live = {}
-  for _, key in ipairs(keys) do
-    local ends = redis.call('ZSCORE', KEYS[2], key)
-    if not ends or tonumber(ends) > tonumber(ARGV[5]) then live[#live + 1] = key end
-  end
-  keys = live
-end
-keys[#keys + 1] = last
-return keys
-"""
-
 # KEYS  index of the library's own records, then the names of these, of which the first is the layout record
 # ARGV  for each the key and the record.  What is there already stays: all of it, or in a cache what was not evicted.
 _CREATE = """
@@ -219,9 +202,8 @@ WRITE = _script(_BOOKS, _WRITE)
 WRITE_BARE = _script(_NO_BOOKS, _WRITE)
 CLEAR = _script(_BOOKS, _CLEAR)
 SWEEP = _script(_BOOKS, _SWEEP)
-PAGE = _script(_PAGE)
 CREATE = _script(_CREATE)
 RENEW = _script(_RENEW)
 RELEASE = _script(_RELEASE)
 
-TEXTS = {script.digest: script.text for script in (WRITE, WRITE_BARE, CLEAR, SWEEP, PAGE, CREATE, RENEW, RELEASE)}
+TEXTS = {script.digest: script.text for script in (WRITE, WRITE_BARE, CLEAR, SWEEP, CREATE, RENEW, RELEASE)}

@@ -127,8 +127,8 @@ class ServerShards:
         low, high = _bounds(b"", start, stop)
         calls: list[Call] = []
         for bucket in buckets:
-            slot, (index, expiry, *_) = layout.slots[bucket], layout.kept[bucket]
-            calls += [(slot, (b"ZLEXCOUNT", index, low, high)), (slot, (b"ZCOUNT", expiry, b"-inf", b"%d" % now))]
+            calls.append((layout.slots[bucket], (b"ZLEXCOUNT", layout.kept[bucket][0], low, high)))
+            calls.append(self._count_ended(bucket, now))
         answers = self._router.call_many(calls)
         expired = [bucket for bucket, count in zip(buckets, answers[1::2], strict=True) if count]
         over = self._router.call_many(
@@ -161,22 +161,41 @@ class ServerShards:
             yield from _pages(keys, _PAGE_KEYS)
             return
         low, high = _bounds(before, start, stop)
-        order = b"ZREVRANGEBYLEX" if reverse else b"ZRANGEBYLEX"
-        moment = b"" if now is None else b"%d" % now
+        order, skip = b"ZREVRANGEBYLEX" if reverse else b"ZRANGEBYLEX", len(before)
 
         def pages(asked: list[tuple[int, bytes | None]], count: int) -> list[tuple[list[bytes], bytes | None]]:
             calls: list[Call] = []
             for bucket, position in asked:
                 behind = None if position is None else b"(" + before + position
                 begin, end = ((behind or high), low) if reverse else ((behind or low), high)
-                names = layout.prefixes[bucket] + kind, layout.kept[bucket][1]
-                arguments = order, begin, end, b"%d" % count, moment
-                calls.append((layout.slots[bucket], (b"EVALSHA", scripts.PAGE.digest, b"2", *names, *arguments)))
-            skip = len(before)
-            answers = [[key[skip:] for key in answer] if skip else answer for answer in router.call_many(calls)]
-            return [(answer[:-1], answer[-1] or None) for answer in answers]
+                name = layout.prefixes[bucket] + kind
+                calls.append((layout.slots[bucket], (order, name, begin, end, b"LIMIT", b"0", b"%d" % count)))
+            if now is not None:
+                calls += [self._count_ended(bucket, now) for bucket, _ in asked]
+            answers = router.call_many(calls)
+            found = [[key[skip:] for key in answer] if skip else answer for answer in answers[: len(asked)]]
+            lasts = [keys[-1] if len(keys) == count else None for keys in found]
+            if now is not None and any(answers[len(asked) :]):
+                found = self._without_ended([bucket for bucket, _ in asked], found, now)
+            return list(zip(found, lasts, strict=True))
 
         yield from walk(buckets, pages, reverse)
+
+    def _count_ended(self, bucket: int, now: int) -> Call:
+        return self._layout.slots[bucket], (b"ZCOUNT", self._layout.kept[bucket][1], b"-inf", b"%d" % now)
+
+    def _without_ended(self, buckets: Sequence[int], found: list[list[bytes]], now: int) -> list[list[bytes]]:
+        """The keys of each bucket that have not ended."""
+        layout = self._layout
+        asked = [(bucket, keys) for bucket, keys in zip(buckets, found, strict=True) if keys]
+        ends = self._router.call_many(
+            [(layout.slots[bucket], (b"ZMSCORE", layout.kept[bucket][1], *keys)) for bucket, keys in asked]
+        )
+        live = {
+            bucket: [key for key, end in zip(keys, its_ends, strict=True) if end is None or float(end) > now]
+            for (bucket, keys), its_ends in zip(asked, ends, strict=True)
+        }
+        return [live.get(bucket, []) for bucket in buckets]
 
     def _scan_servers(self) -> Iterator[bytes]:
         """All keys, in no order, found by looking at everything that the servers have."""
@@ -248,6 +267,9 @@ class ServerShards:
         lives = b"" if expires_at is None else _lives(expires_at - now)
         if not (is_indexed or prefix) and found is ANYTHING and action == b"S":
             return slot, (b"SET", name, record, b"PX", lives) if lives else (b"SET", name, record)
+        known: tuple[bytes, ...] = ()
+        if expires_at is not None or tags or prefix:
+            known = lives, b"" if expires_at is None else b"%d" % expires_at, b"".join(tags), prefix, its_name
         return slot, (
             b"EVALSHA",
             scripts.WRITE.digest if is_indexed else scripts.WRITE_BARE.digest,
@@ -259,11 +281,7 @@ class ServerShards:
             key,
             b"%d" % now,
             record,
-            lives,
-            b"" if expires_at is None else b"%d" % expires_at,
-            b"".join(tags),
-            prefix,
-            its_name,
+            *known,
         )
 
     def store(self, key: bytes, record: bytes, marks: Marks, now: int, found: bytes | Anything | None) -> int:
