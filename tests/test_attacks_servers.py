@@ -297,10 +297,11 @@ def test_who_may_not_load_scripts_is_told_so_at_once(single, name):
         store["a"] = 1
     single.call("ACL", "SETUSER", "noscript", "on", ">pw", "~*", "+@all", "-script")
     try:
-        with Store(single.url(name, user="noscript", password="pw"), "r") as store:
+        with Store(single.url(name, user="noscript", password="pw"), "w") as store:
             single.call("SCRIPT", "FLUSH")
             with pytest.raises(StoreDenied, match="script"):
-                list(store)
+                store["b"] = 2
+            assert list(store) == ["a"]
     finally:
         single.call("ACL", "DELUSER", "noscript")
 
