@@ -300,8 +300,7 @@ def test_who_may_not_load_scripts_is_told_so_at_once(single, name):
         with Store(single.url(name, user="noscript", password="pw"), "w") as store:
             single.call("SCRIPT", "FLUSH")
             with pytest.raises(StoreDenied, match="script"):
-                store["b"] = 2
-            assert list(store) == ["a"]
+                store["a"] = 2
     finally:
         single.call("ACL", "DELUSER", "noscript")
 
@@ -326,14 +325,13 @@ def test_servers_that_change_places_while_a_store_is_opened(cluster, name, monke
 
 
 def test_a_large_value_may_take_longer_than_an_answer(single, name, monkeypatch):
-    monkeypatch.setattr(driver, "ANSWER_SECONDS", 0.03)
-    large = bytes(30_000_000)
+    monkeypatch.setattr(driver, "ANSWER_SECONDS", 0.1)
+    large = bytes(60_000_000)
     with Store(single.url(name)) as store:
         store["a"] = large
         assert store.compare_and_set("a", large, large + b".")
-        store.update({"b": large})
-        assert store["b"] == large
-        assert store.delete_many(["a", "b"]) == 2
+        assert store.get_many(["a"]) == {"a": large + b"."}
+        assert store.delete("a")
 
 
 def test_a_claim_that_is_dropped_in_the_middle_of_dropping_another_one(single, name):
