@@ -38,6 +38,7 @@ STRATA = [
     "engines.lmdb.filesystem  engines.lmdb.forks  engines.lmdb.datafile",
     "engines.memory  engines.lmdb.errors  engines.redis.location  engines.redis.layout  engines.redis.scripts",
     "engines.redis.driver  engines.redis.walking",
+    "engines.redis.nodes  engines.redis.verdicts",
     "engines.redis.routing",
     "engines.redis.shards  engines.redis.leases",
     "engines.redis.engine",

@@ -27,7 +27,9 @@ from typing import Any, NamedTuple
 from objstore.engines.base import process
 from objstore.engines.redis.driver import ANSWER_SECONDS, Command, Driver, pack
 from objstore.engines.redis.location import Address, Location
-from objstore.errors import EngineUnavailable, OutcomeUnknown, StoreDenied, StoreError, StoreFull
+from objstore.engines.redis.nodes import Node, Unreached
+from objstore.engines.redis.verdicts import Verdicts
+from objstore.errors import EngineUnavailable, OutcomeUnknown, StoreError
 
 SLOTS = 16384
 
@@ -36,29 +38,8 @@ READ, WRITE, ONCE = range(3)
 
 _FIRST_PAUSE, _LONGEST_PAUSE, _FACTOR = 0.02, 0.5, 1.6
 
-# Answers that say that it was not done and may be tried again; the rest of these have classes of their own.
-_NOT_NOW = ("NOREPLICAS", "UNKILLABLE", "BUSY")
-
-# What is said of a command inside of a script whose key has gone on to where its slot is moved.
-_ELSEWHERE = "access a non local key in a cluster node"
-
-# What is said of a command inside of a script that its user may not give: by Valkey, and by Redis.
-_DENIED_INSIDE = "ACL failure in script", "The user executing the script can't run this command"
-
-# With what a connection fails where one side speaks TLS and the other does not.
-_NO_TLS = "WRONG_VERSION_NUMBER", "record layer failure", "EOF occurred", "handshake operation timed out"
-_CLOSED = "Connection reset", "closed by server"
-
 Call = tuple[int, Command]
 """A slot and a command for it."""
-
-
-class Unreached(Exception):
-    """No connection could be made, for the reason in `cause`: nothing was sent."""
-
-    def __init__(self, cause: Exception) -> None:
-        super().__init__(cause)
-        self.cause = cause
 
 
 class NodeGone(Exception):
@@ -73,69 +54,6 @@ class Failure(NamedTuple):
     node: Node
 
 
-class Node:
-    """A server, and the connections to it that nobody uses just now."""
-
-    def __init__(self, driver: Driver, address: Address) -> None:
-        self.address = address
-        self._driver = driver
-        self._refusal = driver.errors.ResponseError
-        self._idle: list[Any] = []
-
-    def __repr__(self) -> str:
-        return "{}:{}".format(*self.address)
-
-    def take(self, fresh: bool) -> Any:
-        """A connection: one of the idle ones, which its server may have closed meanwhile, unless it must be `fresh`.
-
-        Raises Unreached.
-        """
-        while True:
-            try:
-                connection = self._idle.pop()
-            except IndexError:
-                break
-            if not fresh or self._is_open(connection):
-                return connection
-            connection.disconnect()
-        try:
-            return self._driver.connect(self.address)
-        except self._driver.failures as exc:
-            raise Unreached(exc) from exc
-
-    def _is_open(self, connection: Any) -> bool:
-        """Whether the server has neither closed an idle connection nor said anything on it."""
-        try:
-            return not connection.can_read(timeout=0)
-        except self._driver.failures:
-            return False
-
-    def give_back(self, connection: Any) -> None:
-        self._idle.append(connection)
-
-    def call(self, command: Command, fresh: bool = False) -> Any:
-        """Send one command and read its answer."""
-        connection = self.take(fresh)
-        try:
-            packed = pack(command)
-            connection.send_packed_command(packed, check_health=False)
-            if len(packed) > 1:
-                self._driver.await_answer(connection, sum(map(len, packed)))
-            answer = connection.read_response()
-        except self._refusal:
-            self._idle.append(connection)
-            raise
-        except BaseException:  # an answer that comes later would be taken for the next one
-            connection.disconnect()
-            raise
-        self._idle.append(connection)
-        return answer
-
-    def close(self) -> None:
-        while self._idle:
-            self._idle.pop().disconnect()
-
-
 class Router:
     """The servers of a location, by the slots that they have."""
 
@@ -143,10 +61,7 @@ class Router:
         self._driver = driver
         self._location = location
         self._scripts: Mapping[bytes, bytes] = {}
-        errors = driver.errors
-        self._refusals = (errors.ResponseError, errors.BusyLoadingError)
-        """Answers that say that a command was not done."""
-        self._denials = (errors.AuthenticationError, errors.AuthorizationError, errors.NoPermissionError)
+        self._verdicts = Verdicts(driver, location)
         self.replicas = 0
         """How many replicas must acknowledge a write before it counts as done."""
         self._forget()
@@ -194,7 +109,7 @@ class Router:
         except Unreached as exc:
             failure = Failure(exc.cause, False, node)
         except self._driver.failures as exc:
-            failure = Failure(exc, not isinstance(exc, self._refusals), node)
+            failure = Failure(exc, not isinstance(exc, self._verdicts.refusals), node)
         return self._persist([(slot, command)], [None], {0: failure}, kind, again, began)[0]
 
     def call_many(self, calls: Sequence[Call], kind: int = READ, again: Any = None) -> list[Any]:
@@ -230,10 +145,10 @@ class Router:
                 error = exc.cause
             except self._driver.failures as exc:
                 error = exc
-            if not self._may_succeed(error):
-                raise self._translated(error) from error
+            if not self._verdicts.may_succeed(error):
+                raise self._verdicts.translated(error) from error
             if time.monotonic() > ends:
-                raise self._unavailable(error) from error
+                raise self._verdicts.unavailable(error) from error
             time.sleep(next(pauses))
             with suppress(EngineUnavailable):  # then it is tried where it was
                 self._refresh(self._version, {node})
@@ -292,7 +207,7 @@ class Router:
                 except self._driver.failures as exc:
                     connection.disconnect()
                     failures.update(dict.fromkeys(unread or members, Failure(exc, True, node)))
-                    if unread and isinstance(exc, self._refusals):
+                    if unread and isinstance(exc, self._verdicts.refusals):
                         failures[unread[-1]] = Failure(exc, False, node)
                 else:
                     node.give_back(connection)
@@ -341,6 +256,7 @@ class Router:
             asked: dict[int, Node] = {}
             version = self._version
             must_pause = must_refresh = False
+            lacking: set[Node] = set()  # our scripts
             for place, (error, was_sent, node) in failures.items():
                 if was_sent:
                     node.close()  # what else is idle was most likely closed there, too
@@ -353,17 +269,16 @@ class Router:
                 elif name == "AskError":
                     asked[place] = self._node(_redirected(error, node))
                 elif name == "NoScriptError":
-                    try:
-                        self._load_scripts(node)
-                    except self._denials as exc:
-                        raise _at(failures, self._translated(exc)) from exc
-                elif was_sent or self._may_succeed(error):
+                    lacking.add(node)
+                elif was_sent or self._verdicts.may_succeed(error):
                     must_pause = must_refresh = True
                 else:
-                    raise _at(failures, self._translated(error)) from error
+                    raise _at(failures, self._verdicts.translated(error)) from error
+            for node in lacking:
+                self._load_scripts(node, failures)
             if time.monotonic() > ends:
                 error = next(iter(failures.values())).error
-                raise _at(failures, self._unavailable(error, unsure and kind != READ)) from error
+                raise _at(failures, self._verdicts.unavailable(error, bool(unsure) and kind != READ)) from error
             moves += 1
             if must_pause or moves > 3:
                 time.sleep(next(pauses))
@@ -382,56 +297,14 @@ class Router:
         if isinstance(error, OutcomeUnknown):
             raise _at(failures, error)
         if kind == ONCE:
-            unknown = OutcomeUnknown(
-                f"a write to {self._location.text!r} was sent, and its answer did not come ({_said(error)}): it may "
-                f"have been done, or not, and is not repeated by itself; look at what is stored"
-            )
-            raise _at(failures, unknown) from error
+            raise _at(failures, self._verdicts.unknown(error)) from error
 
-    def _may_succeed(self, error: Exception) -> bool:
-        """Whether what was not done may be done a little later."""
-        errors = self._driver.errors
-        if isinstance(error, self._denials):
-            return False
-        if isinstance(error, (errors.ConnectionError, errors.TimeoutError, OSError)):
-            return not _is_certificate(error)
-        later = (errors.TryAgainError, errors.ClusterDownError, errors.MasterDownError, errors.ReadOnlyError)
-        return isinstance(error, later) or str(error).startswith(_NOT_NOW) or _ELSEWHERE in str(error)
-
-    def _translated(self, error: Exception) -> StoreError:
-        errors, where = self._driver.errors, self._location.text
-        if isinstance(error, errors.OutOfMemoryError):
-            return StoreFull(
-                f"the servers of {where!r} have no memory left ({_said(error)}); nothing was stored: delete something, "
-                f"or give them more with maxmemory"
-            )
-        if isinstance(error, self._denials) or str(error).startswith(_DENIED_INSIDE):
-            return StoreDenied(
-                f"{where!r} does not let this user in, or not do this ({_said(error)}); give the right user and "
-                f"password, or let an administrator change its rights (ACL SETUSER)"
-            )
-        if isinstance(error, errors.ResponseError):
-            return StoreError(f"a server of {where!r} refuses a command: {_said(error)}")
-        return self._unavailable(error)
-
-    def _unavailable(self, error: Exception, is_unsure: object = False) -> StoreError:
-        where = self._location.text
-        if is_unsure:
-            return OutcomeUnknown(
-                f"a write to {where!r} was sent, and nobody answered within {self._location.timeout:g} s "
-                f"({_said(error)}): it may have been done, or not; do it again when the servers are there"
-            )
-        return EngineUnavailable(
-            f"no server of {where!r} answers within {self._location.timeout:g} s ({_said(error)}); start them, or "
-            f"mend the location"
-        )
-
-    def _load_scripts(self, node: Node) -> None:
+    def _load_scripts(self, node: Node, failures: dict[int, Failure]) -> None:
         try:
             for text in self._scripts.values():
                 node.call((b"SCRIPT", b"LOAD", text))
-        except self._denials:
-            raise
+        except self._verdicts.denials as exc:
+            raise _at(failures, self._verdicts.translated(exc)) from exc
         except Unreached:  # then it is tried again
             return
         except self._driver.failures:
@@ -464,22 +337,10 @@ class Router:
                 else:
                     self._version += 1
                     return
-                if isinstance(error, self._denials):
-                    raise self._translated(error) from error
+                if isinstance(error, self._verdicts.denials):
+                    raise self._verdicts.translated(error) from error
             assert error is not None
-            raise EngineUnavailable(
-                f"no server of {self._location.text!r} can be reached ({_said(error)}); start them, or mend the "
-                f"location{self._hint(error)}"
-            ) from error
-
-    def _hint(self, error: Exception) -> str:
-        """What may be behind a connection that ends at once."""
-        said = _said(error)
-        if self._location.tls and any(text in said for text in _NO_TLS):
-            return f": one that speaks without TLS is {self._location.scheme[:-1]}://"
-        if not self._location.tls and any(text in said for text in _CLOSED):
-            return f": one that speaks TLS alone is {self._location.scheme}s://"
-        return ""
+            raise self._verdicts.unreachable(error) from error
 
     def _ask(self, node: Node) -> list[Node]:
         """The servers of all slots, as this one knows them; of what it knows nothing it is what it was."""
@@ -526,17 +387,6 @@ def _pauses() -> Iterator[float]:
 def _redirected(error: Any, node: Node) -> Address:
     """Where an answer sends one; no host is that of the server that said so."""
     return error.host or node.address[0], error.port
-
-
-def _is_certificate(error: Exception) -> bool:
-    return "CERTIFICATE_VERIFY_FAILED" in str(error)
-
-
-def _said(error: Exception) -> str:
-    """What went wrong, and why."""
-    cause = error.__cause__ or error.__context__
-    text = str(error) or type(error).__name__
-    return text if cause is None or str(cause) in text else f"{text}: {cause}"
 
 
 def _at(failures: Mapping[int, Failure], error: StoreError) -> StoreError:

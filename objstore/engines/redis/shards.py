@@ -252,7 +252,7 @@ class ServerShards:
         if not calls:
             return
         with suppress(StoreDenied):  # a user who may only read
-            self._router.call_many(calls, WRITE)
+            self._router.call_many(calls)  # as what reads, because no replica need have it
 
     # Writing
 
