@@ -12,7 +12,7 @@ from uuid import UUID
 
 from hypothesis import strategies as st
 
-EXAMPLES = int(os.environ.get("OBJSTORE_EXAMPLES", "100"))
+EXAMPLES = int(os.environ.get("OBJSTORE_EXAMPLES", "70"))
 
 _INT64_EDGE = 1 << 63
 _ODD_FLOATS = (5e-324, -5e-324, 2.2e-308, 1e300, -1e300, 2.0**63, -(2.0**63), 2.0**53 + 2, 0.1, -0.1, 0.5, -0.0)

@@ -34,7 +34,7 @@ from objstore.codecs import restricting
 from objstore.codecs.pickling import LARGE, Pickle
 from objstore.codecs.restricting import Allowed
 
-PROGRAMS = int(os.environ.get("OBJSTORE_PROGRAMS", "2000"))
+PROGRAMS = int(os.environ.get("OBJSTORE_PROGRAMS", "1500"))
 
 ran = []
 

@@ -35,7 +35,7 @@ from objstore.engines.lmdb.datafile import DataFile, state_text
 
 pytestmark = pytest.mark.usefixtures("forked_checks")
 
-FLIPS = os.environ.get("OBJSTORE_FLIPS", "1000")
+FLIPS = os.environ.get("OBJSTORE_FLIPS", "700")
 BATCH = 2000
 LONGEST_SECONDS = 10.0
 

@@ -43,7 +43,7 @@ from objstore.engines.lmdb import zerocopy
 from objstore.engines.lmdb.transactions import LmdbWriter
 
 ALL = os.environ.get("OBJSTORE_FAULTS") == "all"
-SAMPLE = {"full": 24, "relaxed": 12, "process": 12}
+SAMPLE = {"full": 18, "relaxed": 9, "process": 9}
 LEVELS = ("full", "relaxed", "process")
 
 

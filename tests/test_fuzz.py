@@ -27,7 +27,7 @@ from objstore.audit import key_of
 from objstore.keys import LostKey
 from objstore.record import DIGEST_BYTES, Damaged, digest, key_digest
 
-INPUTS = int(os.environ.get("OBJSTORE_INPUTS", "15000"))
+INPUTS = int(os.environ.get("OBJSTORE_INPUTS", "10000"))
 
 KEYS = [
     None,

@@ -39,7 +39,7 @@ from hypothesis.stateful import (
 
 from objstore import EncodeError, Pickle, Store, TransactionError, keys
 
-STEPS = int(os.environ.get("OBJSTORE_STEPS", "1400"))
+STEPS = int(os.environ.get("OBJSTORE_STEPS", "1000"))
 STEPS_A_PROGRAM = 50
 
 # What the steps draw from
@@ -883,4 +883,4 @@ def test_a_store_on_disk_is_a_dict(seed, other_process):
 
 def test_a_store_on_servers_is_a_dict(seed, other_process, cluster):
     ServersProgram.other, ServersProgram.cluster = other_process, cluster
-    run(ServersProgram, seed, STEPS // 40)
+    run(ServersProgram, seed, STEPS // 20)

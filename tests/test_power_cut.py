@@ -64,8 +64,8 @@ from workloads import (
 from objstore import Store, StoreError, StoreNotFound, StoreSuspect
 from objstore.engines.lmdb import directory as lmdb_directory
 
-CUTS = int(os.environ.get("OBJSTORE_CUTS", "120"))
-FEWER = max(60, CUTS // 10)  # where one thing alone is looked at
+CUTS = int(os.environ.get("OBJSTORE_CUTS", "90"))
+FEWER = max(45, CUTS // 10)  # where one thing alone is looked at
 CUTS_OF_ONE = 500  # of one run of a workload
 
 
@@ -323,7 +323,7 @@ def test_a_cut_after_each_step_of_a_short_workload(place, workload, level, seed)
 
 
 def test_a_cut_after_the_maker_of_a_store_had_ended_in_the_middle(place, seed):
-    assert check(place, interrupted_workload, "full", seed, max(FEWER, 800), at_each)["intact"]
+    assert check(place, interrupted_workload, "full", seed, max(FEWER, 500), at_each)["intact"]
 
 
 def test_a_cut_after_the_mark_of_unsynced_writes_was_interrupted(place, seed):

@@ -32,7 +32,7 @@ PROGRAM = """
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="what a process has open is read from /proc")
 @pytest.mark.parametrize("durability", ["full", "relaxed", "process"])
 def test_an_interruption_leaves_the_old_state_or_the_new_one_and_nothing_behind(place, durability, seed):
-    share = 1 if EVERY_PLACE else 0.03
+    share = 1 if EVERY_PLACE else 0.02
     summary, *found = run(PROGRAM, place, durability, share, seed, seconds=3600 if EVERY_PLACE else 120).splitlines()
     print(summary)
     assert [line for line in found if line] == []

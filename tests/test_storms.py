@@ -19,10 +19,10 @@ import sys
 import pytest
 from programs import run
 
-FORKS = int(os.environ.get("OBJSTORE_FORKS", "100"))
-READERS = int(os.environ.get("OBJSTORE_READERS", "40"))
+FORKS = int(os.environ.get("OBJSTORE_FORKS", "70"))
+READERS = int(os.environ.get("OBJSTORE_READERS", "25"))
 WRITERS = int(os.environ.get("OBJSTORE_WRITERS", "15"))
-GROWTHS = int(os.environ.get("OBJSTORE_GROWTHS", "25"))
+GROWTHS = int(os.environ.get("OBJSTORE_GROWTHS", "16"))
 
 PRELUDE = """
     import faulthandler, gc, os, random, signal, subprocess, sys, threading, time
@@ -68,8 +68,8 @@ PRELUDE = """
 """
 
 
-def storm(program, *arguments, limit):
-    return run(program, *arguments, prelude=PRELUDE, seconds=limit)
+def storm(program, *arguments, limit, anew=False):
+    return run(program, *arguments, prelude=PRELUDE, seconds=limit, anew=anew)
 
 
 # Forks
@@ -609,7 +609,10 @@ MAP_STORM = """
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="addresses are limited and counted as on Linux")
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_map_that_must_grow_while_all_write_and_read_disturbs_nobody(tmp_path, threads, seed):
-    print(storm(MAP_STORM, tmp_path / "a.store", -(-GROWTHS // threads), seed, threads, limit=120 + 10 * GROWTHS))
+    turns, seconds = -(-GROWTHS // threads), 120 + 10 * GROWTHS
+    print(
+        storm(MAP_STORM, tmp_path / "a.store", turns, seed, threads, limit=seconds, anew=True)
+    )  # addresses are counted
 
 
 # Threads that write, and are killed with their process
