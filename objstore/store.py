@@ -187,7 +187,7 @@ class Store(Computing[K, V]):
         }
         self._attach(engine, space, read_only=flag == "r")
         if engine.is_shared and space.seal is None and _trusts_everybody(space.codec):
-            _warn_of_pickles(engine.location)
+            _warn_of_pickles(engine.location, 3 + self._evictable)  # a Cache is one call further from its caller
 
     _evictable: ClassVar[bool] = False  # whether servers may drop what is in it
     _disposable: Disposable | None = None  # whether it may begin empty where it is suspect
@@ -209,15 +209,15 @@ class Store(Computing[K, V]):
         self._find_by(engine.get)
         self._record = engine.get  # type: ignore[method-assign,assignment]
         self._there = engine.contains  # type: ignore[method-assign,assignment]
-        is_sharded = isinstance(space, ShardedSpace)
+        self._keeps_no_books = not space.prefix and self._default_ttl is None
         if isinstance(space, ShardedSpace):
             self._there = partial(_is_there, engine, space)  # type: ignore[method-assign]
+            self._keeps_no_books = False  # the engine does, which is told of all that is to be kept
         refuse: Any = partial(_refuse, engine.location)
         self._write: Callable[[], Writer] = refuse if self._read_only else engine.write
         self._apply_by(refuse if self._read_only else engine.transact)
         self._put_beside: Callable[..., bool] = refuse if self._read_only else engine.put_beside
         self._compact: Callable[..., None] = refuse if self._read_only else engine.compact
-        self._keeps_no_books = not (space.prefix or is_sharded) and self._default_ttl is None
 
     def _apply_by(self, transact: Callable[..., Any]) -> None:
         self._apply = transact  # type: ignore[method-assign]
@@ -545,14 +545,14 @@ def _trusts_everybody(codec: Codec) -> bool:
 _warned: set[str] = set()
 
 
-def _warn_of_pickles(location: str) -> None:
+def _warn_of_pickles(location: str, level: int) -> None:
     if location not in _warned:
         _warned.add(location)
         warn(
             f"the store at {location!r} loads pickles from servers: whoever can write there can run code here. Give a "
             f"signing_key or an encryption_key, or a codec that runs no code (see docs/security.md)",
             UnsealedWarning,
-            stacklevel=4,
+            stacklevel=level,
         )
 
 

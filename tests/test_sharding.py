@@ -6,6 +6,7 @@ What is the same is in the tests that run on every engine (`test_mapping`, `test
 
 from __future__ import annotations
 
+import linecache
 import os
 import pickle
 import time
@@ -355,17 +356,18 @@ class TestCaches:
 
 
 class TestTrust:
-    def warned(self, url, **options):
+    def warned(self, url, kind=Store, **options):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            Store(url, **options).close()
+            kind(url, **options).close()
         return [warning for warning in caught if warning.category is UnsealedWarning]
 
-    def test_pickles_of_others_are_warned_of_once(self, on_servers):
-        (warning,) = self.warned(on_servers)
+    @pytest.mark.parametrize("kind", [Store, Cache])
+    def test_pickles_of_others_are_warned_of_once(self, on_servers, kind):
+        (warning,) = self.warned(on_servers, kind)
         assert "whoever can write there can run code here" in str(warning.message)
-        assert warning.filename == __file__
-        assert not self.warned(on_servers)
+        assert "kind(url, **options)" in linecache.getline(warning.filename, warning.lineno)
+        assert not self.warned(on_servers, kind)
 
     @pytest.mark.parametrize(
         "options",

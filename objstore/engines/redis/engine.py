@@ -33,7 +33,7 @@ from objstore.engines.redis.driver import Driver
 from objstore.engines.redis.layout import BUCKETS, LAYOUT_KEY, Layout, Plan, home, unpack
 from objstore.engines.redis.leases import Leases, WaitingForLease
 from objstore.engines.redis.location import Location, parse
-from objstore.engines.redis.routing import ONCE, NodeGone, Router
+from objstore.engines.redis.routing import WRITE, NodeGone, Router
 from objstore.engines.redis.shards import ServerShards
 from objstore.errors import StoreError, StoreNotFound, UnsupportedOperation
 
@@ -258,7 +258,7 @@ def _create(router: Router, slot: int, where: Location, plan: Plan, records: Map
     names = [prefix + b"\x06", *(prefix + key for key in first)]
     arguments = [each for item in first.items() for each in item]
     command = (b"EVALSHA", scripts.CREATE.digest, b"%d" % len(names), *names, *arguments)
-    router.call(slot, command, ONCE)
+    router.call(slot, command, WRITE)  # which does nothing where it was done
 
 
 def _wipe(shards: ServerShards) -> None:

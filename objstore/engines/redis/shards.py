@@ -157,8 +157,7 @@ class ServerShards:
         if not layout.index and buckets != [layout.home]:
             if reverse:
                 self._require_index("reverse order")
-            keys = (key for key in self._scan_servers() if start <= key and (stop is None or key < stop))
-            yield from _pages(keys, _PAGE_KEYS)
+            yield from _pages(self._scan_servers(start, stop), _PAGE_KEYS)
             return
         low, high = _bounds(before, start, stop)
         order, skip = b"ZREVRANGEBYLEX" if reverse else b"ZRANGEBYLEX", len(before)
@@ -197,8 +196,8 @@ class ServerShards:
         }
         return [live.get(bucket, []) for bucket in buckets]
 
-    def _scan_servers(self) -> Iterator[bytes]:
-        """All keys, in no order, found by looking at everything that the servers have."""
+    def _scan_servers(self, start: bytes = b"", stop: bytes | None = None) -> Iterator[bytes]:
+        """Keys of users between these, in no order, found by looking at everything that the servers have."""
         layout = self._layout
         prefix = layout.prefixes[layout.home][:-1]  # without the brace
         name = re.compile(re.escape(prefix) + rb"/(\d+)\}([\x04\x05\x10-\xff].*)", re.DOTALL)
@@ -215,7 +214,8 @@ class ServerShards:
                             # What lies elsewhere is of a time when the store had another layout, and nobody finds it.
                             if key not in seen and int(bucket) == layout.bucket(key):
                                 seen.add(key)
-                                yield key
+                                if start <= key and (stop is None or key < stop):
+                                    yield key
                         if cursor in (b"0", 0):
                             break
                 return
@@ -323,7 +323,7 @@ class ServerShards:
         layout = self._layout
         buckets = layout.buckets_between(start, stop)
         if not layout.index and buckets != [layout.home]:
-            pages = _pages(self._scan_servers_between(start, stop), _PAGE_KEYS)
+            pages = _pages(self._scan_servers(start, stop), _PAGE_KEYS)
             return sum(sum(self.remove_many(page, now)) for page in pages)
         low, high = _bounds(b"", start, stop)
         live = 0
@@ -337,9 +337,6 @@ class ServerShards:
             live += sum(answer[1] for answer in answers)
             buckets = [bucket for bucket, answer in zip(buckets, answers, strict=True) if answer[0] == _PAGE_KEYS]
         return live
-
-    def _scan_servers_between(self, start: bytes, stop: bytes | None) -> Iterator[bytes]:
-        return (key for key in self._scan_servers() if start <= key and (stop is None or key < stop))
 
     def sweep(self, prefix: bytes, now: int) -> int:
         layout = self._layout
