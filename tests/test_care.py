@@ -618,6 +618,23 @@ class TestCompact:
             assert store["new"] == 1
             assert store.stats().durability == durability
 
+    @pytest.mark.parametrize("ask", [lambda opened: opened.writing(), lambda opened: opened.reading()])
+    def test_who_asks_who_writes_meanwhile_waits_and_is_not_waited_for(self, path, monkeypatch, ask):
+        is_unread, answers = engine._is_unread, []
+
+        def is_unread_beside_one_who_asks(environment, views):
+            asking.start()
+            asking.join(0.2)  # he waits for the compaction, and so has nothing that it waits for
+            return is_unread(environment, views)
+
+        with Store(path) as store:
+            fill(store)
+            asking = threading.Thread(target=lambda: answers.append(ask(store._engine)))
+            monkeypatch.setattr(engine, "_is_unread", is_unread_beside_one_who_asks)
+            store.compact()
+            asking.join()
+            assert len(answers) == 1
+
     def test_a_machine_that_goes_down_afterwards_is_noticed(self, path, monkeypatch):
         process = os.fork()
         if process == 0:

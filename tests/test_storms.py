@@ -22,7 +22,7 @@ from programs import run
 FORKS = int(os.environ.get("OBJSTORE_FORKS", "70"))
 READERS = int(os.environ.get("OBJSTORE_READERS", "25"))
 WRITERS = int(os.environ.get("OBJSTORE_WRITERS", "15"))
-GROWTHS = int(os.environ.get("OBJSTORE_GROWTHS", "16"))
+GROWTHS = int(os.environ.get("OBJSTORE_GROWTHS", "25"))
 
 PRELUDE = """
     import faulthandler, gc, os, random, signal, subprocess, sys, threading, time

@@ -513,10 +513,11 @@ class LmdbEngine(Engine):
         """Begin to read where the map may have to move: nobody moves it before this is known to read."""
         deadline = time.monotonic() + _LONGEST_WAIT
         while True:
-            token: object = self._views.guard.enter()
+            token: object
+            token, environment = self._enter()
             try:
-                txn = self._environment.begin(**options)
-                reader = kind(self._environment, txn, self.location, *arguments)
+                txn = environment.begin(**options)
+                reader = kind(environment, txn, self.location, *arguments)
                 self._readers.add(reader)
                 return reader
             except lmdb.Error as exc:
@@ -879,36 +880,42 @@ class LmdbEngine(Engine):
         }
 
     def reading(self) -> tuple[Activity, ...]:
-        token = self._enter()
+        token, environment = self._enter()
         try:
             with translated(self.location):
-                table = self._environment.readers()
-            return activity.readers(table, self._last_state(), self._notes)
+                table = environment.readers()
+            return activity.readers(table, self._last_state(environment), self._notes)
         finally:
             del token
 
     def writing(self) -> Activity | None:
         if self.options.immutable:
             return None
-        token = self._enter()
+        token, environment = self._enter()
         try:
-            return activity.writer(os.path.join(self.location, LOCK), self._last_state(), self._notes)
+            return activity.writer(os.path.join(self.location, LOCK), self._last_state(environment), self._notes)
         finally:
             del token
 
-    def _last_state(self) -> int:
+    def _last_state(self, environment: Any) -> int:
         """The number of the last committed state.  Under the guard: it is read from the map."""
         with translated(self.location):
-            last: int = self._environment.info()["last_txnid"]
+            last: int = environment.info()["last_txnid"]
         return last
 
-    def _enter(self) -> object:
-        """The token of the guard of the environment that is open: a compaction opens another, with another guard."""
+    def _enter(self) -> tuple[object, Any]:
+        """The token of the guard of the environment that is open, and that.
+
+        A compaction opens another, with another guard.  Who waits for it has no token: it waits for the tokens.
+        """
         while True:
+            environment = self._environment
+            if isinstance(environment, Inherited):
+                environment = self._reopen()
             guard = self._views.guard
             token = guard.enter()
-            if guard is self._views.guard:
-                return token
+            if guard is self._views.guard and environment is self._environment:
+                return token, environment
             del token
 
 
