@@ -7,6 +7,8 @@ import pickle
 import signal
 import subprocess
 import textwrap
+import time
+from contextlib import suppress
 
 import forkserver
 import pytest
@@ -43,7 +45,10 @@ def run(program, *arguments, prelude="", seconds=120, within=(), anew=False):
     try:
         printed, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # with all that it began: they would keep the pipe open
+        os.killpg(process.pid, signal.SIGABRT)  # whoever has enabled faulthandler says where he is
+        time.sleep(1)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # with all that it began: they would keep the pipe open
         printed, _ = process.communicate()
         pytest.fail(f"it hangs\n{printed}")
     assert process.returncode == 0, f"exit status {process.returncode}\n{printed}"
