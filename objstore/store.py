@@ -88,7 +88,8 @@ class Stats:
 class Store(Computing[K, V]):
     """A dictionary on disk: ordered, transactional, safe between threads and processes.
 
-    `location`: a path, or a URL: `lmdb:///absolute/path`, `memory://` (new each time), `memory://name`.
+    `location`: a path, or a URL: `lmdb:///absolute/path`, `memory://` (new each time), `memory://name`, or on servers
+    `redis://host:port/name`, also `rediss`, `valkey` and `valkeys` (see docs/servers.md, which says what differs).
     `flag`: "r" read, "w" must exist, "c" create if missing, "n" always new and empty.
     `codec`: how values become bytes: "pickle", which runs code that is stored; "msgpack", "json" and "bytes", which do
     not; one of these with options (`Pickle`, `Msgpack`, `Json`), or your own (see `Codec`). None for what is recorded,
@@ -100,7 +101,8 @@ class Store(Computing[K, V]):
     OBJSTORE_ENCRYPTION_KEY say; False is none. Without its key, a sealed store can be listed, checked and backed up,
     and no value read or written.
     `durability`: "full", "relaxed" or "process", for all who have the store open; None for what is
-    recorded, which is "full" in a new store.
+    recorded, which is "full" in a new store. On servers "process" or "replicated", of this handle; a new store there
+    is "process".
     `map_size`: bytes the store may grow to; None reserves what the file system could ever hold.
     `max_readers`: transactions that may read at the same time, in all processes.
     `permissions`: "private" makes files for the owner alone and refuses a directory or files that others
@@ -111,7 +113,8 @@ class Store(Computing[K, V]):
     `readahead`: False where the data is much larger than memory and read at random.
     `clock`: seconds since 1970, for expiry.
 
-    Raises StoreNotFound, StoreDenied, StoreCorrupt, StoreSuspect, StoreLocked; StoreError where the store
+    Raises StoreNotFound, StoreDenied, StoreCorrupt, StoreSuspect, StoreLocked; EngineUnavailable where no server
+    answers; StoreError where the store
     is of another kind, codec or format; BadSignature where it is not sealed with a key that was given; ValueError and
     TypeError for arguments that make no sense; ModuleNotFoundError for an option whose package is not installed.
     """

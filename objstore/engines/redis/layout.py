@@ -29,7 +29,6 @@ from objstore.errors import StoreCorrupt, StoreError
 
 FORMAT = 1
 BUCKETS = 256
-TAG_BYTES = 7
 
 LAYOUT_KEY = b"\x00l"
 _SHARED_BELOW = b"\x04"

@@ -20,8 +20,6 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote
 
-SCHEMES = ("redis", "rediss", "valkey", "valkeys")
-
 _PASSWORD_VARIABLE = "OBJSTORE_REDIS_PASSWORD"  # noqa: S105  (its name)
 _HIDDEN = "***"
 _PORT = 6379

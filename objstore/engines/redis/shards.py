@@ -47,8 +47,7 @@ class ServerShards:
     # Reading
 
     def get(self, key: bytes) -> bytes | None:
-        slot, name = self._place(key)
-        return self._router.call(slot, (b"GET", name))  # type: ignore[no-any-return]
+        return self._router.call(*self._get(key))  # type: ignore[no-any-return]
 
     def contains(self, key: bytes) -> bool:
         slot, name = self._place(key)
@@ -263,7 +262,7 @@ class ServerShards:
         bucket = layout.bucket(key)
         name, slot = layout.prefixes[bucket] + key, layout.slots[bucket]
         expires_at, tags, prefix, its_name = marks
-        is_indexed = layout.index or bucket == layout.home
+        is_indexed = layout.keeps_index(bucket)
         lives = b"" if expires_at is None else _lives(expires_at - now)
         if not (is_indexed or prefix) and found is ANYTHING and action == b"S":
             return slot, (b"SET", name, record, b"PX", lives) if lives else (b"SET", name, record)
