@@ -6,17 +6,15 @@ error where that is a terminal.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 import click
-from rich.console import Console
-from rich.progress import Progress
 
 import objstore
-from objstore import Damage, StoreError
+from objstore import Damage
 from objstore.cli.opening import open_any
-from objstore.cli.printing import printable, say
+from objstore.cli.printing import say
+from objstore.cli.working import progress_of, refusals
 
 # So many of each kind are printed; a program gets all of them (`objstore.check`).
 _MOST_PRINTED = 100
@@ -31,7 +29,7 @@ def check(store: str, accept: bool) -> None:
     A store is suspect when the machine went down while it had unsynced writes.  No check can see that a record
     is older than what was written last; to accept it is your decision.
     """
-    with _refusals(), _progress("checking") as progress:
+    with refusals(), progress_of("checking") as progress:
         report = objstore.check(store, accept=accept, progress=progress)
     _print(report.problems)
     _print(map(_damaged, report.damaged))
@@ -48,7 +46,7 @@ def check(store: str, accept: bool) -> None:
 @click.argument("target", metavar="TARGET")
 def backup(store: str, target: str) -> None:
     """Copy STORE to TARGET, a new directory, while others use it.  The copy is compact and checked."""
-    with _refusals(), _progress("copying") as progress, open_any(store, "r") as opened:
+    with refusals(), progress_of("copying") as progress, open_any(store, "r") as opened:
         opened.backup(target, progress=progress)
 
 
@@ -56,7 +54,7 @@ def backup(store: str, target: str) -> None:
 @click.argument("store", metavar="STORE")
 def compact(store: str) -> None:
     """Give free pages back to the disk.  Nobody else may have the store open."""
-    with _refusals(), _progress("compacting") as progress, open_any(store, "w") as opened:
+    with refusals(), progress_of("compacting") as progress, open_any(store, "w") as opened:
         before = opened.stats().file_bytes
         opened.compact(progress=progress)
         after = opened.stats().file_bytes
@@ -68,7 +66,7 @@ def compact(store: str) -> None:
 @click.argument("target", metavar="TARGET")
 def salvage(source: str, target: str) -> None:
     """Take everything that can still be read out of a damaged STORE into TARGET, a new one."""
-    with _refusals(), _progress("salvaging") as progress:
+    with refusals(), progress_of("salvaging") as progress:
         report = objstore.salvage(source, target, progress=progress)
     _print(report.problems)
     _print(map(_damaged, report.lost))
@@ -85,7 +83,7 @@ def rekey(store: str) -> None:
     The keys, newest first and with commas between them, are those in the environment variable OBJSTORE_SIGNING_KEY or
     OBJSTORE_ENCRYPTION_KEY.  What was interrupted is begun again where it was.
     """
-    with _refusals(), _progress("rekeying") as progress, open_any(store, "w") as opened:
+    with refusals(), progress_of("rekeying") as progress, open_any(store, "w") as opened:
         report = opened.rekey(progress=progress)
         key = opened.stats().key
     _print(map(_damaged, report.refused))
@@ -113,7 +111,7 @@ def copy(
     """
     if source.startswith("memory:") or target.startswith("memory:"):
         raise click.UsageError("A store in memory ends with the command; name a directory or a server.")
-    with _refusals(), _progress("copying") as progress:
+    with refusals(), progress_of("copying") as progress:
         report = objstore.copy(
             source,
             target,
@@ -130,27 +128,6 @@ def copy(
     left = f", {len(report.lost):,} left behind" if report.lost else ""
     say(f"{report.copied:,} records copied{present}{removed}{left}; {report.verified:,} compared and the same")
     raise SystemExit(not report.ok)
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """What the store refuses is a line for the user, not a traceback."""
-    try:
-        yield
-    except (StoreError, ValueError) as exc:
-        raise click.ClickException(printable(str(exc).replace("; flag 'c' makes one", ""))) from exc
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as drawn:
-        task = drawn.add_task(what)
-
-        def advance(done: int, total: int) -> None:
-            drawn.update(task, completed=done, total=total)
-
-        yield advance
 
 
 def _print(lines: Iterable[str]) -> None:

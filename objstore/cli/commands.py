@@ -1,20 +1,16 @@
 """The commands: each opens a store, does one thing with it, and prints.
 
-Keys are written as Python writes them (`42`, `('user', 42)`, `datetime.date(2026, 11, 23)`), so what `ls`
-prints can be given back; what is not that is text as it stands (`user:1`, `2026-01`).  A text that looks
-like something else keeps its quotes (`"'42'"`), and a negative number comes after `--`.  Exit codes: 0
-done, 1 the key or the store refused, 2 the command line made no sense.
+How keys and values are written: `literals`.  Exit codes: 0 done, 1 the key or the store refused, 2 the command line
+made no sense.
 """
 
 from __future__ import annotations
 
-import ast
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date, datetime, timezone
+from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 import click
 from rich.console import Console
@@ -24,6 +20,7 @@ from rich.text import Text
 from objstore import DEFAULT, Activity, Entry, Store, StoreError, StoreNotFound, __version__
 from objstore.cli.care import backup, check, compact, copy, rekey, salvage
 from objstore.cli.demo import demo
+from objstore.cli.literals import literal, prefix_of
 from objstore.cli.opening import open_any
 from objstore.cli.printing import printable, say
 
@@ -59,9 +56,9 @@ def get(store: str, key: str, namespace: str | None, raw: bool) -> None:
     """Print the value of KEY.  This unpickles it, which runs the code of its class."""
     with _open(store, "r", namespace) as opened:
         if raw:
-            sys.stdout.buffer.write(opened.entry(_literal(key)).raw())
+            sys.stdout.buffer.write(opened.entry(literal(key)).raw())
         else:
-            Console(soft_wrap=True).print(Text(pretty_repr(opened[_literal(key)])))
+            Console(soft_wrap=True).print(Text(pretty_repr(opened[literal(key)])))
 
 
 @objstore.command(name="set")
@@ -78,9 +75,9 @@ def set_(
     """Store VALUE, a Python literal or text, under KEY."""
     if (value is None) == (file is None):
         raise click.UsageError("Give a value, or a file with --file.")
-    stored = file.read() if value is None else _literal(value)
+    stored = file.read() if value is None else literal(value)
     with _open(store, "c", namespace) as opened:
-        opened.set(_literal(key), stored, ttl=DEFAULT if ttl is None else ttl, tags=tags)
+        opened.set(literal(key), stored, ttl=DEFAULT if ttl is None else ttl, tags=tags)
 
 
 @objstore.command()
@@ -90,7 +87,7 @@ def set_(
 def delete(store: str, keys: tuple[str, ...], namespace: str | None) -> None:
     """Remove KEYS.  The exit code is 1 if one of them was not there; the others are removed."""
     with _open(store, "w", namespace) as opened:
-        missing = [key for key in keys if not opened.delete(_literal(key))]
+        missing = [key for key in keys if not opened.delete(literal(key))]
     if missing:
         raise click.ClickException(f"not there: {', '.join(missing)}")
 
@@ -107,7 +104,7 @@ def delete(store: str, keys: tuple[str, ...], namespace: str | None) -> None:
 def ls(store: str, namespace: str | None, long: bool, prefix: str | None, tag: str | None, reverse: bool) -> None:
     """List the keys in order.  Nothing is unpickled."""
     with _open(store, "r", namespace) as opened:
-        chosen = opened.range(prefix=DEFAULT if prefix is None else _prefix(prefix), tag=tag, reverse=reverse)
+        chosen = opened.range(prefix=DEFAULT if prefix is None else prefix_of(prefix), tag=tag, reverse=reverse)
         if long:
             for entry in chosen.entries():
                 say(_long_form(entry))
@@ -159,41 +156,6 @@ def _open(location: str, flag: str, namespace: str | None) -> Iterator[Store[Any
         raise click.ClickException(f"not there: {exc.args[0]!r}") from exc
     except (StoreError, TypeError, ValueError) as exc:
         raise click.ClickException(printable(str(exc))) from exc
-
-
-def _literal(text: str) -> Any:
-    """The object that a text is in Python, or the text."""
-    try:
-        return _evaluate(ast.parse(text.strip(), mode="eval").body)
-    except (ValueError, SyntaxError, TypeError):
-        return text
-
-
-_CALLS: dict[str, Callable[..., Any]] = {
-    "datetime.date": date,
-    "datetime.datetime": datetime,
-    "UUID": UUID,
-}
-
-
-def _evaluate(node: ast.expr) -> Any:
-    """A literal, or one of the few calls that the `repr` of a key has in it.  Raises ValueError for others."""
-    if isinstance(node, ast.Tuple):
-        return tuple(map(_evaluate, node.elts))
-    if isinstance(node, ast.Attribute) and ast.unparse(node) == "datetime.timezone.utc":
-        return timezone.utc
-    if isinstance(node, ast.Call):
-        call = _CALLS.get(ast.unparse(node.func))
-        if call is None:
-            raise ValueError(f"{ast.unparse(node)} is no literal")
-        keywords = {keyword.arg or "": _evaluate(keyword.value) for keyword in node.keywords}
-        return call(*map(_evaluate, node.args), **keywords)
-    return ast.literal_eval(node)
-
-
-def _prefix(text: str) -> Any:
-    prefix = _literal(text)
-    return prefix if isinstance(prefix, (str, bytes, tuple)) else text
 
 
 def _long_form(entry: Entry[Any, Any]) -> str:
