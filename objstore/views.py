@@ -138,7 +138,10 @@ class Range(Generic[K, V]):
         return Entries(self)
 
     def clear(self) -> int:
-        """Remove everything in the range in one transaction; how much that was."""
+        """Remove everything in the range in one transaction; how many items that was.
+
+        Raises TypeError for a range of a snapshot, which is for reading.
+        """
         return self._source._clear(self._stretch)
 
     def __repr__(self) -> str:
