@@ -122,7 +122,7 @@ def test_without_the_extra_there_is_a_hint():
     code = "import sys; sys.modules['click'] = None; from objstore.cli import main; main()"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 1
-    assert "pip install click rich" in result.stderr
+    assert "pip install 'objstore[cli]'" in result.stderr
 
 
 # What takes time is the standard library: here it is a part of it.

@@ -8,8 +8,15 @@ from pathlib import Path
 
 import click
 
+from objstore import Store
+from objstore.cli.commands import objstore
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+MANUAL = (ROOT / "docs" / "command-line.md").read_text()
+
+_GROUP = click.Context(objstore)
+COMMANDS = {name: objstore.get_command(_GROUP, name) for name in objstore.list_commands(_GROUP)}
 
 
 def run_examples(page, directory, at_least, servers=None):
@@ -45,9 +52,7 @@ def test_ci_runs_the_test_command_of_the_readme():
 
 
 def test_every_command_is_documented_and_has_help():
-    from objstore.cli.commands import objstore
-
-    for name, command in objstore.commands.items():
+    for name, command in COMMANDS.items():
         assert f"objstore {name}" in README, name
         assert command.help, name
         for parameter in command.params:
