@@ -23,6 +23,11 @@ def key_argument(name: str, **how: Any) -> Decorator:
     return click.argument(name, shell_complete=complete_keys, **how)
 
 
+def key_option(*names: str, **how: Any) -> Decorator:
+    """An option that takes a key, or its beginning."""
+    return click.option(*names, shell_complete=complete_keys, **how)
+
+
 store_argument = place_argument("store", "STORE")
 namespace_option = click.option(
     "-n", "--namespace", metavar="NAME", help="A namespace of the store.", shell_complete=complete_namespaces

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from objstore import Store, __version__
 from objstore.cli.arguments import json_option, place_argument
@@ -41,7 +42,7 @@ class _Work(NamedTuple):
 @click.command()
 @place_argument("directory", "[DIRECTORY]", required=False)
 @click.option(
-    "--seconds", type=click.FloatRange(1, 3600), default=10, show_default=True, help="How long it takes, about."
+    "--seconds", type=click.FloatRange(0.1, 3600), default=10, show_default=True, help="How long it takes, about."
 )
 @json_option
 def bench(directory: str | None, seconds: float, as_json: bool) -> None:
@@ -112,12 +113,12 @@ def _works(store: Store[Any, Any]) -> Iterator[_Work]:
 
 
 def _draw(measured: dict[str, dict[str, float]], place: str) -> None:
-    table = Table("", title=f"microseconds, in {place}", title_justify="left")
+    table = Table("", title=Text(printable(f"microseconds, in {place}")), title_justify="left")
     for durability in measured:
         table.add_column(durability, justify="right")
     for name in measured[_DURABILITIES[0]]:
         table.add_row(name, *(_three_digits(row[name]) for row in measured.values()))
-    Console().print(table, markup=False)
+    Console().print(table)
 
 
 def _three_digits(value: float) -> str:

@@ -65,8 +65,8 @@ class _Bash(BashComplete):
 
     def get_completion_args(self) -> tuple[list[str], str]:
         words, self._is_quoted = _words(os.environ["COMP_LINE"])
-        breaks = {each for each in ":=" if each in os.environ.get("COMP_WORDBREAKS", ":=")}
-        if not self._is_quoted:
+        breaks = [each for each in ":=" if each in os.environ.get("COMP_WORDBREAKS", ":=")]
+        if not (self._is_quoted or "\\" in os.environ["COMP_LINE"].rpartition(" ")[2]):  # escaped, it ends no word
             self._shown = words[-1][: 1 + max(map(words[-1].rfind, breaks), default=-1)]
         return words[1:-1], words[-1]
 

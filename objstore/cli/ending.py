@@ -43,8 +43,10 @@ def _end(number: int, _frame: FrameType | None) -> None:
 def endings() -> Iterator[None]:
     """What a signal, or a reader who has gone, means for the exit code; neither is a traceback."""
     try:
-        yield
-        sys.stdout.flush()
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
     except KeyboardInterrupt as exc:
         number = exc.number if isinstance(exc, Ended) else signal.SIGINT
         click.echo("Interrupted.", err=True)

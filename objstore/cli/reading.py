@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from objstore import DEFAULT, Entry, LostKey
-from objstore.cli.arguments import json_option, key_argument, namespace_option, store_argument, tag_option
+from objstore.cli.arguments import json_option, key_argument, key_option, namespace_option, store_argument, tag_option
 from objstore.cli.exactly import inexact
 from objstore.cli.literals import literal, prefix_of, written
 from objstore.cli.opening import opened
@@ -47,11 +47,11 @@ def get(store: str, key: str, namespace: str | None, raw: bool, as_json: bool) -
 @namespace_option
 @click.option("-l", "--long", is_flag=True, help="With size, codec, expiry and tags.")
 @json_option
-@click.option(
+@key_option(
     "-p", "--prefix", help="Only keys that begin so: text (2026-), or the first elements of tuples (\"('user',)\")."
 )
-@click.option("--start", metavar="KEY", help="From this key on.")
-@click.option("--stop", metavar="KEY", help="Up to this key, which is not listed.")
+@key_option("--start", metavar="KEY", help="From this key on.")
+@key_option("--stop", metavar="KEY", help="Up to this key, which is not listed.")
 @tag_option("-t", "--tag", help="Only what bears this tag.")
 @click.option("-r", "--reverse", is_flag=True, help="From the last key to the first.")
 @click.option("--limit", type=click.IntRange(min=0), metavar="N", help="Only the first N.")
