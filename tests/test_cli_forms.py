@@ -6,9 +6,11 @@ import secrets
 from datetime import datetime, timedelta, timezone
 
 import pytest
+import strategies
 from click.testing import CliRunner
+from hypothesis import given as for_all
 
-from objstore import Cache, LostKey, Store
+from objstore import Cache, LostKey, Store, keys
 from objstore.cli.commands import objstore
 from objstore.cli.exactly import inexact
 from objstore.cli.literals import literal, written
@@ -162,13 +164,18 @@ class TestLs:
         assert [each["literal"] for each in objects("ls", listed, "-n", "users")] == ["'ada'"]
 
     def test_what_json_prints_can_be_given_back(self, path):
-        keys = [math.inf, -math.inf, (1, (math.inf,)), 10**5000, -(10**5000), 1.5, "", "\ud800", "\x1b", b"", (), None]
-        for key in keys:
+        known = [math.inf, -math.inf, (1, (math.inf,)), 10**5000, -(10**5000), 1.5, "", "\ud800", "\x1b", b"", (), None]
+        for key in known:
             assert literal(written(key)) == key
         with Store(path) as store:
-            store.update(dict.fromkeys(keys))
-        assert {literal(each["literal"]) for each in objects("ls", path)} == set(keys)
-        assert {literal(line) for line in call("ls", path).splitlines()} == set(keys)
+            store.update(dict.fromkeys(known))
+        assert {literal(each["literal"]) for each in objects("ls", path)} == set(known)
+        assert {literal(line) for line in call("ls", path).splitlines()} == set(known)
+
+    @for_all(strategies.keys())
+    def test_every_key_of_a_store_is_read_as_it_is_written(self, key):
+        listed = keys.decode(keys.encode(key))
+        assert keys.encode(literal(written(listed))) == keys.encode(key)
 
     def test_a_key_that_is_lost_has_no_literal(self, path, tmp_path):
         with Store(path) as store:
