@@ -9,18 +9,20 @@ import os
 import pty
 import re
 import secrets
-import select
 import signal
 import struct
 import subprocess
 import sys
 import termios
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 from programs import begun
 
-import objstore as library
+import objstore
 from objstore import Store
+from objstore.cli.commands import objstore as command_line
 
 COMMAND = "import runpy; runpy.run_module('objstore', run_name='__main__', alter_sys=True)"
 
@@ -68,7 +70,7 @@ def source(tmp_path_factory):
 def whole(path):
     """Whether a store is right, and holds all of the source."""
     with Store(path, "r") as store:
-        return library.check(path).ok and dict(store) == {number: str(number) * 400 for number in range(1000)}
+        return objstore.check(path).ok and dict(store) == {number: str(number) * 400 for number in range(1000)}
 
 
 class TestASignal:
@@ -136,58 +138,49 @@ class TestExitCodes:
 
 
 class TestProgress:
-    def test_it_is_drawn_on_a_terminal(self, tmp_path, monkeypatch):
+    def test_it_is_drawn_on_a_terminal(self, tmp_path, monkeypatch, forked_checks):
         monkeypatch.setenv("OBJSTORE_SIGNING_KEY", secrets.token_hex(32))
+        monkeypatch.setenv("TERM", "xterm")
         with Store(tmp_path / "a") as store:
             store.update(dict.fromkeys(range(1000), "x" * 400))
-        drawn = on_a_terminal(
-            f"check {tmp_path}/a",
-            f"backup {tmp_path}/a {tmp_path}/b",
-            f"compact {tmp_path}/a",
-            f"salvage {tmp_path}/a {tmp_path}/c",
-            f"rekey {tmp_path}/a",
-            f"copy {tmp_path}/a {tmp_path}/d",
-            f"bench {tmp_path} --seconds 0.1",
-        )
-        works = ["checking", "copying", "compacting", "salvaging", "rekeying", "copying", "measuring"]
-        first = [re.search("[a-z]+ing", each)[0] for each in drawn]
-        assert first == works
-        assert [each for each in drawn if not re.search(r"\d+/[\d?]", each)] == []  # what is done at once has no total
-        assert "2000/2000" in drawn[5]  # copied, and compared
+        commands = {
+            f"check {tmp_path}/a": "checking",
+            f"backup {tmp_path}/a {tmp_path}/b": "copying",
+            f"compact {tmp_path}/a": "compacting",
+            f"salvage {tmp_path}/a {tmp_path}/c": "salvaging",
+            f"rekey {tmp_path}/a": "rekeying",
+            f"copy {tmp_path}/a {tmp_path}/d": "copying",
+            f"bench {tmp_path} --seconds 0.1": "measuring",
+        }
+        for command, what in commands.items():
+            drawn = on_a_terminal(monkeypatch, *command.split())
+            assert what in drawn
+            assert re.search(r"\d+/[\d?]", drawn)  # what is done at once has no total
+        assert "2000/2000" in on_a_terminal(monkeypatch, "copy", f"{tmp_path}/a", f"{tmp_path}/e")  # and compared
 
     def test_it_is_silent_elsewhere(self, source):
         assert run("check", source)[2] == ""
 
 
-# Each command in its turn; a line between them.
-ONE_BY_ONE = """
-import sys
-from objstore.cli.commands import objstore
-for command in sys.argv[1:]:
-    try:
-        objstore(command.split())
-    except SystemExit as exc:
-        assert not exc.code, command
-    print(file=sys.stderr, flush=True)
-    print("next", file=sys.stderr, flush=True)
-"""
-
-
-def on_a_terminal(*commands):
-    """What commands that end well draw on a terminal that is their standard error, for each."""
+def on_a_terminal(monkeypatch, *arguments):
+    """What a command that ends well draws on a terminal that is its standard error."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
-    command = [sys.executable, "-c", ONE_BY_ONE, *commands]
+    with ThreadPoolExecutor(1) as reader, monkeypatch.context() as patch:
+        drawn = reader.submit(all_of, master)
+        with os.fdopen(slave, "w") as terminal:
+            patch.setattr(sys, "stderr", terminal)
+            with pytest.raises(SystemExit) as ended:
+                command_line(arguments)
+    assert not ended.value.code
+    return drawn.result()
+
+
+def all_of(master):
+    """What comes out of a terminal until nobody has its other end any more."""
     drawn = b""
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=slave, env=environment) as process:
-        os.close(slave)
-        while select.select([master], [], []):
-            try:
-                piece = os.read(master, 1 << 16)
-            except OSError:  # nobody has the other end any more
-                break
+    with suppress(OSError):
+        while piece := os.read(master, 1 << 16):
             drawn += piece
     os.close(master)
-    assert process.returncode == 0, drawn.decode()
-    return drawn.decode().split("next\r\n")[:-1]
+    return drawn.decode()

@@ -189,6 +189,7 @@ class TestLs:
         assert [each["literal"] for each in report["damaged"]] == [None]
 
 
+@pytest.mark.usefixtures("forked_checks")
 class TestReports:
     def test_info(self, listed):
         with Store(listed) as store, store.transaction():
