@@ -5,8 +5,6 @@ examples of all pages, and the site that is made of them, is in `test_site`.
 import re
 from pathlib import Path
 
-import click
-
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
@@ -14,17 +12,6 @@ README = (ROOT / "README.md").read_text()
 def test_ci_runs_the_test_command_of_the_readme():
     command = next(line for line in README.splitlines() if line.endswith("-m pytest") and "venv" in line)
     assert command in (ROOT / ".ci" / "run").read_text().splitlines()
-
-
-def test_every_command_is_documented_and_has_help():
-    from objstore.cli.commands import objstore
-
-    for name, command in objstore.commands.items():
-        assert f"objstore {name}" in README, name
-        assert command.help, name
-        for parameter in command.params:
-            if isinstance(parameter, click.Option) and not parameter.hidden:
-                assert parameter.help, (name, parameter.name)
 
 
 def test_the_rooms_in_the_readme_are_those_of_the_source():

@@ -84,7 +84,7 @@ DOORS = {
     "valkey": ["engines.redis.driver"],
     "click": ["cli*"],
     "rich": ["cli*"],
-    "numpy": ["cli.demo", "codecs.arrays"],
+    "numpy": ["cli.demo", "cli.benchmarking", "codecs.arrays"],
     "msgspec": ["codecs.structured"],
     "cryptography": ["codecs.sealing"],
     "lz4": ["codecs.compression"],
