@@ -71,6 +71,8 @@ STRATA = [
     "keeper",
     "cache",
     "copying",
+    "exchange",
+    "exchange.jsonlines",
     "",  # objstore itself: the public names
     "cli*  adapters*",  # these call public names only
     "__main__",
