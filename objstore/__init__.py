@@ -15,8 +15,8 @@ from objstore.codecs.pickling import Pickle as Pickle
 from objstore.codecs.raw import Bytes as Bytes
 from objstore.codecs.structured import Json as Json
 from objstore.codecs.structured import Msgpack as Msgpack
-from objstore.copying import CopyReport as CopyReport
-from objstore.copying import copy as copy
+from objstore.copying.stores import copy as copy
+from objstore.copying.work import CopyReport as CopyReport
 from objstore.engines.base import Activity as Activity
 from objstore.engines.base import Held as Held
 from objstore.errors import BadSignature as BadSignature

@@ -71,6 +71,9 @@ STRATA = [
     "keeper",
     "cache",
     "copying",
+    "copying.records",
+    "copying.work",
+    "copying.stores",
     "exchange",
     "exchange.jsonlines",
     "",  # objstore itself: the public names
