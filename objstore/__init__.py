@@ -41,6 +41,10 @@ from objstore.errors import TransactionError as TransactionError
 from objstore.errors import UnsealedWarning as UnsealedWarning
 from objstore.errors import UnsupportedOperation as UnsupportedOperation
 from objstore.errors import WrongKind as WrongKind
+from objstore.exchange.dumps import RestoreReport as RestoreReport
+from objstore.exchange.dumps import restore as restore
+from objstore.exchange.exporting import ExportReport as ExportReport
+from objstore.exchange.exporting import export as export
 from objstore.keys import LostKey as LostKey
 from objstore.mapping import DEFAULT as DEFAULT
 from objstore.memoize import CacheInfo as CacheInfo

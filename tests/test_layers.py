@@ -75,7 +75,10 @@ STRATA = [
     "copying.work",
     "copying.stores",
     "exchange",
-    "exchange.jsonlines",
+    "exchange.jsonlines  exchange.dumpfile  exchange.files",
+    "exchange.pickledirs  exchange.dumps",
+    "exchange.decoding",
+    "exchange.exporting",
     "",  # objstore itself: the public names
     "cli*  adapters*",  # these call public names only
     "__main__",

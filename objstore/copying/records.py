@@ -25,6 +25,16 @@ _BATCH_BYTES = 8 << 20
 _BATCH_RECORDS = 2000
 
 
+class State(Protocol):
+    """What is to be copied, to be read: a part of what an engine's `Reader` is."""
+
+    def get(self, key: bytes, /) -> Stored | None:
+        """What the library keeps under a key of its own."""
+
+    def scan(self, start: bytes, stop: bytes | None = None, /) -> Iterable[tuple[bytes, Stored | None]]:
+        """Tree keys and records from `start` (included) to `stop` (not); None is a record that cannot be read."""
+
+
 class Origin(Protocol):
     """Where records come from."""
 
@@ -37,16 +47,17 @@ class Origin(Protocol):
     """Without those it was sealed with, its seals are not verified."""
     is_ordered: bool
     """Whether a scan is in the order of the tree keys, and may begin anywhere."""
-    changes: bool
-    """Whether the next state may be another one."""
     keeps_seals: bool
     """Whether a store of the same identity gets the records as they are sealed."""
 
-    def state(self) -> Reader:
+    def state(self) -> State:
         """What is to be copied: one state, where that can be had."""
 
-    def total(self, reader: Reader) -> int:
-        """How many records there are."""
+    def total(self, state: Any) -> int:
+        """How many records there are in a state of it."""
+
+    def surplus(self, state: Any, tree_keys: Iterator[bytes], is_ordered: bool) -> Iterator[bytes]:
+        """Those of the tree keys of a copy that are not in this state; `is_ordered` is whether they come in order."""
 
     def now(self) -> int:
         """Microseconds since 1970."""
@@ -58,7 +69,6 @@ class Origin(Protocol):
 class StoreOrigin:
     """A store, open."""
 
-    changes = True
     keeps_seals = False  # the other one shall need the newest key alone
 
     def __init__(self, store: Store[Any, Any]) -> None:
@@ -73,8 +83,13 @@ class StoreOrigin:
         engine = self.store._engine
         return engine.snapshot() if self.store.supports("snapshot") else engine.read()
 
-    def total(self, reader: Reader) -> int:
-        return self.store._space.total(reader)
+    def total(self, state: Reader) -> int:
+        return self.store._space.total(state)
+
+    def surplus(self, state: Reader, tree_keys: Iterator[bytes], is_ordered: bool) -> Iterator[bytes]:
+        if self.is_ordered and is_ordered:
+            return _surplus(tree_keys, tree_keys_in(state))
+        return (tree_key for tree_key in tree_keys if not state.contains(tree_key))
 
     def now(self) -> int:
         return self.store._space.now()
@@ -142,33 +157,35 @@ class Walk:
         self._sealing = sealing_of(origin.identity.sealing, origin.keys, origin.identity.id) if has_key else None
         self._namespaces: dict[bytes, Namespace] = {}
 
-    def namespaces(self, reader: Reader) -> Iterator[Namespace]:
+    def namespaces(self, state: State) -> Iterator[Namespace]:
         """All that are known, but for those whose name is lost: their records are left behind, and tell."""
-        for tree_key, _ in reader.scan(space.CATALOG, space.EXPIRY):
+        for tree_key, _ in state.scan(space.CATALOG, space.EXPIRY):
             with suppress(Damaged):
-                yield self._namespace(reader, space.ITEMS + tree_key[1:])
+                yield self._namespace(state, space.ITEMS + tree_key[1:])
 
-    def batches(self, reader: Reader, begin: bytes) -> Iterator[tuple[bytes, list[Item]]]:
+    def batches(self, state: State, begin: bytes) -> Iterator[tuple[bytes, list[Item]]]:
         """The records from a tree key on, in batches that take a bounded memory: the last tree key, and what is right.
 
         What has expired is left out.
         """
         now = self._origin.now()
-        for batch in _batched(_records(reader, begin)):
+        for batch in _batched(_records(state, begin)):
             self.met += len(batch)
-            yield batch[-1][0], [item for each in batch if (item := self._open(reader, *each, now)) is not None]
+            yield batch[-1][0], [item for each in batch if (item := self._open(state, *each, now)) is not None]
 
-    def leave(self, tree_key: bytes, stored: Stored, why: str) -> None:
+    def leave(self, tree_key: bytes, stored: Stored | None, why: str) -> None:
         """Remember a record that must stay behind."""
         prefix = space.prefix_in(tree_key) or b""
         name = self._namespaces[prefix].name if prefix in self._namespaces else lost_name(prefix)
         self.lost[tree_key] = Damage(name, key_of(tree_key[len(prefix) :], stored), why)
 
-    def _open(self, reader: Reader, tree_key: bytes, stored: Stored, now: int) -> Item | None:
+    def _open(self, state: State, tree_key: bytes, stored: Stored | None, now: int) -> Item | None:
         """A record, or None where it has expired, or must stay behind."""
         prefix = space.prefix_in(tree_key) or b""
         try:
-            namespace = self._namespace(reader, prefix)
+            namespace = self._namespace(state, prefix)
+            if stored is None:
+                raise Damaged("its bytes are not what was written")
             header, payload, frames = space.unpack(tree_key, prefix, stored, namespace.seal)
             if bool(header.seal) != self._is_sealed:
                 raise Forged(
@@ -181,39 +198,63 @@ class Walk:
             return None
         return Item(tree_key, stored, header, payload, frames, namespace)
 
-    def _namespace(self, reader: Reader, prefix: bytes) -> Namespace:
+    def _namespace(self, state: State, prefix: bytes) -> Namespace:
         """The namespace that has a prefix.  Raises Damaged where nobody knows its name."""
         if prefix not in self._namespaces:
-            name, codec = _catalogued(reader, prefix) if prefix else ("", None)
+            name, codec = _catalogued(state, prefix) if prefix else ("", None)
             seal = self._sealing and self._sealing(name)
             self._namespaces[prefix] = Namespace(name, codec, prefix, seal)
         return self._namespaces[prefix]
 
 
-def _catalogued(reader: Reader, prefix: bytes) -> tuple[str, str | None]:
+# Going through states
+
+
+NOTE_PREFIX = space.prefix_of(space.belonging_name("", "copying"))
+"""With what the tree key begins of what says how far a copy is."""
+
+
+def tree_keys_in(reader: Reader) -> Iterator[bytes]:
+    """The tree keys of all records, but for what says how far a copy is."""
+    for tree_key in reader.scan_keys(space.ITEMS):
+        if space.prefix_in(tree_key) not in (None, NOTE_PREFIX):
+            yield bytes(tree_key)
+
+
+def _surplus(theirs: Iterable[bytes], ours: Iterator[bytes]) -> Iterator[bytes]:
+    """What is among these keys and not among ours, where both are in order."""
+    our: bytes | None = b""
+    for their in theirs:
+        while our is not None and our < their:
+            our = next(ours, None)
+        if our != their:
+            yield their
+
+
+def _catalogued(state: State, prefix: bytes) -> tuple[str, str | None]:
     """Name and own codec of the namespace that has a prefix.  Raises Damaged."""
     try:
-        _, name, codec = space.read_namespace(bytes(reader.get(space.CATALOG + prefix[1:]) or b""))
+        _, name, codec = space.read_namespace(bytes(state.get(space.CATALOG + prefix[1:]) or b""))
     except (struct.error, ValueError):
         name, codec = "", None
     if space.prefix_of(name) != prefix:
-        raise Damaged("the name of its namespace is lost; salvage the store")
+        raise Damaged("the name of its namespace is lost")
     return name, codec
 
 
-def _records(reader: Reader, begin: bytes) -> Iterator[tuple[bytes, Stored]]:
+def _records(state: State, begin: bytes) -> Iterator[tuple[bytes, Stored | None]]:
     """The records of all namespaces, from a tree key on."""
-    for tree_key, stored in reader.scan(begin):
+    for tree_key, stored in state.scan(begin):
         if space.prefix_in(tree_key) is not None:
             yield bytes(tree_key), stored
 
 
-def _batched(items: Iterable[tuple[bytes, Stored]]) -> Iterator[list[tuple[bytes, Stored]]]:
-    batch: list[tuple[bytes, Stored]] = []
+def _batched(items: Iterable[tuple[bytes, Stored | None]]) -> Iterator[list[tuple[bytes, Stored | None]]]:
+    batch: list[tuple[bytes, Stored | None]] = []
     size = 0
     for tree_key, stored in items:
         batch.append((tree_key, stored))
-        size += len(stored)
+        size += len(stored or b"")
         if size >= _BATCH_BYTES or len(batch) >= _BATCH_RECORDS:
             yield batch
             batch, size = [], 0

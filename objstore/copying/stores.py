@@ -45,14 +45,16 @@ class _Named:
         raise NotImplementedError(self.name)
 
 
-def source_of(source: Where, opened: ExitStack, signing_key: KeyOption, encryption_key: KeyOption) -> Store[Any, Any]:
-    """The store that is copied, open."""
+def source_of(
+    source: Where, opened: ExitStack, signing_key: KeyOption, encryption_key: KeyOption, decodes: bool = False
+) -> Store[Any, Any]:
+    """The store that is copied, open, with a codec that `decodes` if that is needed."""
     if isinstance(source, Store):
         check_handle(source, signing_key, encryption_key)
         old = source
     else:
         what = look(source)
-        kind, codec = KINDS[what.kind], codec_of(what)
+        kind, codec = KINDS[what.kind], None if decodes else codec_of(what)
         old = opened.enter_context(
             kind(source, "r", codec=codec, signing_key=signing_key, encryption_key=encryption_key)
         )

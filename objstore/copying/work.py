@@ -13,7 +13,7 @@ the beginning, and finds there what it has copied.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -22,8 +22,8 @@ from objstore.audit import Damage
 from objstore.cache import Cache
 from objstore.codecs.raw import Bytes
 from objstore.codecs.sealing import sealing_of
-from objstore.copying.records import Item, Namespace, Origin, Walk, bounds_in
-from objstore.engines.base import Progress, Reader, Stored, Writer
+from objstore.copying.records import Item, Namespace, Origin, State, Walk, bounds_in, tree_keys_in
+from objstore.engines.base import Progress, Stored, Writer
 from objstore.errors import StoreError, StoreExists
 from objstore.eviction import LEDGER_KEY, Bounds
 from objstore.record import Seal
@@ -100,7 +100,7 @@ class Copying:
             raise StoreExists(
                 f"at {self._new.location!r} is the begun copy of another store; finish that, or copy to another place"
             )
-        self._is_fresh = next(_keys(self._new._engine.read()), None) is None
+        self._is_fresh = next(tree_keys_in(self._new._engine.read()), None) is None
         if not (self._is_fresh or merge):
             raise StoreExists(
                 f"the store at {self._new.location!r} holds something already; copy to another place, or with merge, "
@@ -123,10 +123,10 @@ class Copying:
 
     def _copy(self) -> None:
         """The first pass, or what is left of it."""
-        reader = self._origin.state()
-        self._total = 2 * self._origin.total(reader)  # they are compared, too
+        state = self._origin.state()
+        self._total = 2 * self._origin.total(state)  # they are compared, too
         begin = bytes.fromhex(self._begun.position)
-        for last, taken in self._go_through(reader, begin, compares=not self._is_fresh):
+        for last, taken in self._go_through(state, begin, compares=not self._is_fresh):
             if self._origin.is_ordered:  # else it says nothing of the others
                 entries = self._begun.entries + taken
                 self._begun = self._begun._replace(position=(last + b"\0").hex(), entries=entries)
@@ -137,23 +137,23 @@ class Copying:
 
         Where there are no snapshots, what was deleted may be there again.
         """
-        reader = self._origin.state()
-        self._total = self._done + self._origin.total(reader)
-        for _ in self._go_through(reader, space.ITEMS, compares=True):
+        state = self._origin.state()
+        self._total = self._done + self._origin.total(state)
+        for _ in self._go_through(state, space.ITEMS, compares=True):
             pass
         before = self._removed
-        if self._origin.changes and not self._begun.merge:
-            self._remove(reader)
+        if not self._begun.merge:
+            self._remove(state)
         return not self._differing and self._removed == before
 
-    def _go_through(self, reader: Reader, begin: bytes, compares: bool) -> Iterator[tuple[bytes, int]]:
+    def _go_through(self, state: State, begin: bytes, compares: bool) -> Iterator[tuple[bytes, int]]:
         """Copy batch by batch, from a tree key on; of each, the last tree key, and how many records are right."""
         self._walk.lost.clear()
         self._verified = self._differing = 0
-        for namespace in self._walk.namespaces(reader):  # also one that holds nothing
+        for namespace in self._walk.namespaces(state):  # also one that holds nothing
             self._place(namespace)
         before = self._done - self._walk.met
-        for last, items in self._walk.batches(reader, begin):
+        for last, items in self._walk.batches(state, begin):
             missing = self._missing(items) if compares else items
             self._verified += len(items) - len(missing)
             self._differing += self._put(missing)
@@ -193,14 +193,11 @@ class Copying:
         self._copied += count
         return count
 
-    def _remove(self, reader: Reader) -> None:
+    def _remove(self, state: State) -> None:
         """Delete from the target what is not in this state of the origin."""
         theirs = self._new._engine.read()
         names = space.names_by_prefix(theirs)
-        if self._origin.is_ordered and self._new.supports("ordered"):
-            surplus = _surplus(_keys(theirs), _keys(reader))
-        else:
-            surplus = (tree_key for tree_key in _keys(theirs) if not reader.contains(tree_key))
+        surplus = self._origin.surplus(state, tree_keys_in(theirs), self._new.supports("ordered"))
         now = self._new._space.now()
         while some := list(islice(surplus, _REMOVED_AT_ONCE)):
             by_prefix: dict[bytes, list[bytes]] = {}
@@ -287,10 +284,6 @@ def _space_of_progress(store: Store[Any, Any], is_sealed: bool) -> Space:
     return where
 
 
-PROGRESS_PREFIX = space.prefix_of(space.belonging_name("", "copying"))
-"""With what the tree key of that begins."""
-
-
 def begun_in(store: Store[Any, Any]) -> Begun | None:
     """What a store says of a copy that is begun there, if it says so."""
     where = _space_of_progress(store, is_sealed=True)
@@ -301,23 +294,3 @@ def begun_in(store: Store[Any, Any]) -> Begun | None:
     if not record.read_header(stored, len(stored)).seal:  # nobody who forges it gets more than a copy that takes longer
         where = _space_of_progress(store, is_sealed=False)
     return Begun(**json.loads(where.value(_NOTE, tree_key, stored)))
-
-
-# Going through keys
-
-
-def _keys(reader: Reader) -> Iterator[bytes]:
-    """The tree keys of all records, but for what says how far a copy is."""
-    for tree_key in reader.scan_keys(space.ITEMS):
-        if space.prefix_in(tree_key) not in (None, PROGRESS_PREFIX):
-            yield bytes(tree_key)
-
-
-def _surplus(theirs: Iterable[bytes], ours: Iterator[bytes]) -> Iterator[bytes]:
-    """What is among these keys and not among ours, where both are in order."""
-    our: bytes | None = b""
-    for their in theirs:
-        while our is not None and our < their:
-            our = next(ours, None)
-        if our != their:
-            yield their
