@@ -225,6 +225,17 @@ class TestMerging:
             assert (new["mine"], new[LONG]) == (1, "long")
             check(new)
 
+    def test_what_is_not_sealed_into_a_store_that_is(self, place):
+        with Store("memory://") as old, Store(place / "b.store", signing_key=KEY) as new:
+            old["a"] = 1
+            dumped(old, place / "a.dump")
+            new["b"] = 2
+            with pytest.raises(BadSignature, match="open it with its key, and give it as target"):
+                objstore.restore(place / "a.dump", place / "b.store", merge=True)
+            assert objstore.restore(place / "a.dump", new, merge=True).copied == 1
+            assert dict(new) == {"a": 1, "b": 2}
+            check(new)
+
     def test_into_the_store_it_is_of_without_a_key(self, place):
         with Store(place / "a.store", signing_key=KEY) as store:
             store["a"] = 1

@@ -32,7 +32,7 @@ from objstore.copying.stores import (
 from objstore.copying.work import Copying, lies_there_too
 from objstore.engines import connect, is_on_servers
 from objstore.engines.base import DURABILITY_KEY, IDENTITY_KEY, Progress, durability_of
-from objstore.errors import StoreCorrupt, StoreError, StoreNotFound
+from objstore.errors import BadSignature, StoreCorrupt, StoreError, StoreNotFound
 from objstore.eviction import LEDGER_KEY, Bounds
 from objstore.identity import Identity
 from objstore.space import INITIAL_STATE
@@ -239,7 +239,10 @@ def _target(target: Where, opened: ExitStack, dump: _Dump) -> Store[Any, Any]:
         new = opened.enter_context(open_target(target, dump.identity, dump.keys))
     if not lies_there_too(dump, new):
         check_keys(dump.identity, dump.keys, dump.location, "")
-        check_keys(new._identity, new._keys, new.location, "")
+        if new._identity.sealing is not None and identity.ring_of(new._identity, new._keys) is None:
+            raise BadSignature(
+                f"the store at {new.location!r} is {new._identity.sealing}; open it with its key, and give it as target"
+            )
     return new
 
 
