@@ -35,10 +35,6 @@ def test_the_examples_of_the_page_on_caching_run(tmp_path):
     run_examples("docs/caching.md", tmp_path, at_least=8)
 
 
-def test_the_examples_of_the_page_on_exporting_run(tmp_path):
-    run_examples("docs/importing.md", tmp_path, at_least=1)
-
-
 def test_the_examples_of_the_page_on_servers_run(tmp_path, cluster):
     run_examples("docs/servers.md", tmp_path, at_least=7, servers=cluster)
 
