@@ -133,10 +133,13 @@ def restore(
 ) -> RestoreReport:
     """Make a store of a dump, on any engine: with the id of its store, and the records as they were, sealed ones too.
 
-    `source` is a file that `export` wrote, or "-" for standard input. `target` is a location, or an open `Store` or
-    `Cache`. Where nothing is there, a store is made, as in `copy`; one that holds anything but a begun restoring of
-    this dump is refused; with `merge`, what both have is replaced, and the rest stays. Who is interrupted calls it
-    again, with the same arguments, and it goes on where it was. What has expired is left out.
+    * `source`: a file that `export` wrote, or "-" for standard input.
+    * `target`: a location, or an open `Store` or `Cache`. Where nothing is there, a store is made, as in `copy`; one
+      that holds anything but a begun restoring of this dump is refused.
+    * `merge`: what both have is replaced, and the rest stays.
+
+    Who is interrupted calls it again, with the same arguments, and it goes on where it was. What has expired is left
+    out.
 
     Nothing is decoded, and no keys are needed, if the target has the same id; with `signing_key` or `encryption_key`,
     each seal is verified first. A store with another id gets what is sealed sealed anew, and needs the keys for that.
