@@ -12,7 +12,6 @@ from hypothesis import given as for_all
 
 from objstore import Cache, LostKey, Store, keys
 from objstore.cli.commands import objstore
-from objstore.cli.exactly import inexact
 from objstore.cli.literals import literal, written
 
 
@@ -97,32 +96,11 @@ class TestGet:
         assert printed.isascii()
         assert json.loads(printed) == value
 
-    @pytest.mark.parametrize(
-        ("value", "said"),
-        [
-            ((1,), "a tuple"),
-            ({"rows": [1, (2,)]}, "a tuple at ['rows'][1]"),
-            ({"rows": {1: 2}}, "the key 1 at ['rows']"),
-            ({None: 2}, "the key None"),
-            ([math.nan], "nan at [0]"),
-            (b"x", "a bytes"),
-            ("\ud800", "a lone surrogate"),
-            ({"\ud800": 1}, "the key"),
-            (timedelta(1), "a timedelta"),
-        ],
-    )
-    def test_what_json_would_not_give_back_is_refused_and_named(self, path, value, said):
-        assert inexact(value).startswith(said)
+    def test_what_json_would_not_give_back_is_refused_and_named(self, path):
         with Store(path) as store:
-            store["a"] = value
+            store["a"] = {"rows": [1, (2,)]}
         message = call("get", path, "a", "--json", code=1)
-        assert "JSON would not give this value back" in message
-        assert said.split()[0] in message
-
-    def test_what_holds_itself_is_refused(self):
-        itself = []
-        itself.append(itself)
-        assert "holds itself" in inexact(itself)
+        assert "JSON would not give this value back: at ['rows'][1]: a tuple" in message
 
     def test_what_a_terminal_would_obey_is_escaped(self, path):
         with Store(path) as store:
@@ -154,9 +132,16 @@ class TestLs:
 
     def test_json_is_an_object_for_each(self, listed):
         first, *_, short, pair = objects("ls", listed)
-        assert first == {"literal": "'a'", "size": first["size"], "codec": "pickle", "expires_at": None, "tags": []}
+        assert first == {
+            "key": "a",
+            "literal": "'a'",
+            "size": first["size"],
+            "codec": "pickle",
+            "expires_at": None,
+            "tags": [],
+        }
         assert first["size"] > 0
-        assert pair["literal"] == "('user', 1)"
+        assert pair["literal"] == "('user', 1)" and pair["key"] == ["user", 1]
         assert short["tags"] == ["one", "two"]
         left = datetime.fromisoformat(short["expires_at"]) - datetime.now(timezone.utc)
         assert timedelta(seconds=900) < left <= timedelta(seconds=1000)

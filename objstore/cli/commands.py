@@ -28,6 +28,7 @@ _COMMANDS = {
     "salvage": "care:salvage",
     "rekey": "care:rekey",
     "copy": "care:copy",
+    "export": "exporting:export",
     "bench": "benchmarking:bench",
     "completion": "completion:completion",
 }

@@ -11,10 +11,10 @@ import click
 
 from objstore import DEFAULT, Entry, LostKey
 from objstore.cli.arguments import json_option, key_argument, key_option, namespace_option, store_argument, tag_option
-from objstore.cli.exactly import inexact
 from objstore.cli.literals import literal, prefix_of, written
 from objstore.cli.opening import opened
-from objstore.cli.printing import in_json, say, say_all, say_json
+from objstore.cli.printing import in_json, printable, say, say_all
+from objstore.exchange.jsonlines import Inexact, key_to_json, text_of
 
 # What is one line, and needs nobody to lay it out.
 _SIMPLE = (str, int, bool, bytes, type(None))
@@ -87,10 +87,10 @@ def _given(text: str | None, read: Any) -> Any:
 
 
 def _say_exactly(value: Any) -> None:
-    lost = inexact(value)
-    if lost is not None:
-        raise click.ClickException(f"JSON would not give this value back: {lost}; without --json it is printed")
-    say_json(value)
+    try:
+        say(text_of(value))
+    except Inexact as exc:
+        raise click.ClickException(printable(f"JSON would not give this value back: {exc}")) from exc
 
 
 def _laid_out(value: Any) -> str:
@@ -107,8 +107,10 @@ def _long_form(entry: Entry[Any, Any]) -> str:
 
 
 def _fields(entry: Entry[Any, Any]) -> dict[str, Any]:
+    is_lost = isinstance(entry.key, LostKey)
     return {
-        "literal": None if isinstance(entry.key, LostKey) else written(entry.key),
+        "key": None if is_lost else key_to_json(entry.key),
+        "literal": None if is_lost else written(entry.key),
         "size": entry.size,
         "codec": entry.codec,
         "expires_at": None if entry.expires_at is None else entry.expires_at.isoformat(),
