@@ -84,6 +84,7 @@ DOORS = {
     "valkey": ["engines.redis.driver"],
     "click": ["cli*"],
     "rich": ["cli*"],
+    "textual": ["cli.browsing.app", "cli.browsing.screens"],
     "numpy": ["cli.demo", "codecs.arrays"],
     "msgspec": ["codecs.structured"],
     "cryptography": ["codecs.sealing"],

@@ -1,4 +1,4 @@
-"""The command line.  It calls public names only, and needs the extra `cli` (click and rich)."""
+"""The command line.  It calls public names only, and needs the extra `cli` (click and rich), `browse` that of its name."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ def main() -> None:
         import click as _click  # noqa: F401
         import rich as _rich  # noqa: F401
     except ImportError as exc:
+        extra = "browse" if sys.argv[1:2] == ["browse"] else "cli"
         sys.exit(
-            f"the command line needs {exc.name}; run `pip install click rich`, or install objstore with its extra cli"
+            f"the command line needs {exc.name}; run `pip install click rich`, or install objstore with its extra "
+            f"{extra}: pip install 'objstore[{extra}]'"
         )
     from objstore.cli.commands import objstore
 

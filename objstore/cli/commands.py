@@ -18,6 +18,7 @@ from rich.pretty import pretty_repr
 from rich.text import Text
 
 from objstore import DEFAULT, Activity, Entry, Store, StoreError, StoreNotFound, __version__
+from objstore.cli.browse import browse
 from objstore.cli.care import backup, check, compact, copy, rekey, salvage
 from objstore.cli.demo import demo
 from objstore.cli.literals import literal, prefix_of
@@ -132,7 +133,7 @@ def info(store: str) -> None:
             say(f"{name:<{width}}  {value}")
 
 
-for _command in (check, backup, compact, salvage, rekey, copy):
+for _command in (check, backup, compact, salvage, rekey, copy, browse):
     objstore.add_command(_command)
 
 

@@ -83,6 +83,7 @@ _STEPS: dict[str, str | None] = {
     "EXT4": "extension",
 }
 
+
 def look(entry: Entry[Any, Any], in_bytes: bool = False) -> tuple[str, str]:
     """How a value is shown (`pickle, not run`, say), and the value so; why not, where it cannot be shown.
 
@@ -154,7 +155,7 @@ class _Memo:
         elif name.endswith("PUT"):
             self._kept[argument] = self._last[-1]
 
-    def told(self, name: str, step: str, argument: Any, at: int) -> str:
+    def told(self, name: str, step: str, argument: Any, at: int | None) -> str:
         """A step in words, and what it leaves, remembered."""
         self.steps += 1
         if name == "STACK_GLOBAL":

@@ -32,6 +32,8 @@ _WALKED = 8
 # A group is text up to a separator, if that comes within so many characters.
 _LONGEST_SEGMENT = 100
 
+_LONGEST_SHOWN = 200
+
 
 class Kind(NamedTuple):
     """A type family: keys that are ordered among themselves, and where they begin."""
@@ -219,3 +221,12 @@ def _of_other_kinds(store: Store[Any, Any], part: Part, key: Any, reverse: bool)
     at = KINDS.index(kind)
     for other in reversed(KINDS[:at]) if reverse else KINDS[at + 1 :]:
         yield from store.range(other.lowest, reverse=reverse).entries()
+
+
+def shown(key: Any) -> str:
+    """A key as Python writes it, in one line and not too long."""
+    try:
+        text = repr(key)
+    except ValueError:
+        return f"<{type(key).__name__} too long to write>"
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
