@@ -1,4 +1,4 @@
-"""The command line.  It calls public names only, and needs the extra `cli` (click and rich), `browse` that of its name."""
+"""The command line.  It calls public names only, and needs the extra `cli` (click and rich), `browse` its own."""
 
 from __future__ import annotations
 

@@ -70,9 +70,8 @@ class Browser(App[None]):
     #jump.asked { display: block; }
     Question, Help { align: center middle; background: $background 60%; }
     Question Vertical, Help Vertical {
-        width: auto; max-width: 90%; height: auto; border: round $accent; background: $surface; padding: 1 2;
+        width: 72; max-width: 94%; height: auto; border: round $accent; background: $surface; padding: 1 2;
     }
-    Question Static, Help Static { width: auto; max-width: 100%; }
     .choices { color: $text-muted; margin-top: 1; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -146,14 +145,16 @@ class Browser(App[None]):
 
     async def _plant(self) -> None:
         keys: Tree[Branch] = self.query_one(Tree)
-        keys.clear()
         names = [None, *await asyncio.to_thread(self._store.namespaces)]
-        for name in names:
-            label = "(default)" if name is None else name
-            node = keys.root.add(_label(label), Part(name), allow_expand=self._is_ordered)
-            if name == self._part.namespace and self._is_ordered:
-                node.expand()
-                keys.move_cursor(node)
+        with self.prevent(Tree.NodeHighlighted):  # what is shown stays
+            keys.clear()
+            for name in names:
+                label = "(default)" if name is None else name
+                keys.root.add(_label(label), Part(name), allow_expand=self._is_ordered)
+            for node in keys.root.children:
+                if node.data == Part(self._part.namespace):
+                    keys.move_cursor(node)
+                    node.expand()
 
     @on(Tree.NodeExpanded)
     def _opened(self, event: Tree.NodeExpanded[Branch]) -> None:
@@ -188,7 +189,7 @@ class Browser(App[None]):
     @on(Tree.NodeHighlighted)
     def _branch_chosen(self, event: Tree.NodeHighlighted[Branch]) -> None:
         branch = event.node.data
-        if isinstance(branch, Part) and branch != self._part:
+        if isinstance(branch, Part) and branch != self._part and event.control.has_focus:
             self._show(branch)
 
     @on(Tree.NodeSelected)
@@ -269,7 +270,7 @@ class Browser(App[None]):
 
     async def _look_at(self, entry: Entry[Any, Any]) -> None:
         try:
-            how, made = await asyncio.to_thread(look, entry, self._in_bytes)
+            how, made = await asyncio.to_thread(look, entry, self._in_bytes, self.query_one("#made").size.width)
         except KeyError:
             how, made = "gone", "it is not there any more; F5 reads again"
         self._say(f"{tree.shown(entry.key)}: {how}", made)
@@ -284,8 +285,8 @@ class Browser(App[None]):
             return
         question = (
             f"Decode the value of {tree.shown(entry.key)}?\n\n"
-            f"Its codec is {entry.codec}: this runs the code of its classes, and whatever else\n"
-            f"somebody who could write to the store has put into it."
+            f"Its codec is {entry.codec}: this runs the code of its classes, and whatever else those who can write to "
+            f"the store have put there."
         )
         self.push_screen(Question(printable(question)), partial(self._decode, entry))
 

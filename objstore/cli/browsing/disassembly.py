@@ -22,6 +22,7 @@ MOST_BYTES = 64 << 20
 
 _WIDEST = 160
 _DUMPED_BYTES = 16
+_DUMPED_COLUMNS = 76
 _MOST_STEPS = 20 * MOST_LINES  # most of which are worth no line, if somebody means ill
 _DEEPEST = 30
 _QUOTES = "'\""
@@ -84,8 +85,10 @@ _STEPS: dict[str, str | None] = {
 }
 
 
-def look(entry: Entry[Any, Any], in_bytes: bool = False) -> tuple[str, str]:
+def look(entry: Entry[Any, Any], in_bytes: bool = False, width: int = 80) -> tuple[str, str]:
     """How a value is shown (`pickle, not run`, say), and the value so; why not, where it cannot be shown.
+
+    With `in_bytes` it is shown in hexadecimal digits; `width` is how many columns there are for them.
 
     Raises KeyError if it is gone.
     """
@@ -95,20 +98,21 @@ def look(entry: Entry[Any, Any], in_bytes: bool = False) -> tuple[str, str]:
         payload = entry.payload(max_size=MOST_BYTES)
     except StoreError as exc:
         return "not readable", str(exc)
-    how, lines = _hexadecimal(payload.data) if in_bytes else _told(entry.codec, payload)
+    size = _DUMPED_BYTES if width >= _DUMPED_COLUMNS else _DUMPED_BYTES // 2
+    how, lines = _hexadecimal(payload.data, size) if in_bytes else _told(entry.codec, payload, size)
     sizes = [f"buffer {number}: {buffer.nbytes:,} bytes" for number, buffer in enumerate(payload.buffers, 1)]
     return f"{how}, {payload.data.nbytes:,} bytes", "\n".join([*_bounded(lines), *_bounded(sizes)])
 
 
-def _told(codec: str, payload: Payload) -> tuple[str, Iterable[str]]:
+def _told(codec: str, payload: Payload, dumped: int) -> tuple[str, Iterable[str]]:
     if codec == "pickle":
-        return "pickle, listed and not run", _pickled(payload.data)
+        return "pickle, not run", _pickled(payload.data)
     if codec == "json":
         return "json", _indented(bytes(payload.data))
     text = _as_text(bytes(payload.data[: _MOST_TEXT + 4])) if codec == "bytes" else None
     if text is not None:
         return "text", text.splitlines() or [""]
-    return _hexadecimal(payload.data)
+    return _hexadecimal(payload.data, dumped)
 
 
 def _bounded(lines: Iterable[str]) -> Iterator[str]:
@@ -202,11 +206,10 @@ def _as_text(data: bytes) -> str | None:
     return text if all(character.isprintable() or character in "\n\r\t" for character in text) else None
 
 
-def _hexadecimal(data: memoryview) -> tuple[str, Iterable[str]]:
-    return "bytes", (_dumped(at, bytes(data[at : at + _DUMPED_BYTES])) for at in range(0, len(data), _DUMPED_BYTES))
+def _hexadecimal(data: memoryview, size: int) -> tuple[str, Iterable[str]]:
+    return "bytes", (_dumped(at, bytes(data[at : at + size]), size) for at in range(0, len(data), size))
 
 
-def _dumped(at: int, piece: bytes) -> str:
-    digits = f"{piece[:8].hex(' ')}  {piece[8:].hex(' ')}"
+def _dumped(at: int, piece: bytes, size: int) -> str:
     text = "".join(chr(byte) if 0x20 <= byte < 0x7F else "." for byte in piece)
-    return f"{at:08x}  {digits:<48}  {text}"
+    return f"{at:08x}  {piece.hex(' '):<{3 * size}} {text}"

@@ -12,18 +12,19 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 HELP = """\
-Arrows            move; in the tree, right or Enter opens a branch
-Tab               go to the next pane, Shift+Tab to the last one
-/                 go to a key, or to the first one that begins so
-r                 from the last key to the first, and back
-v                 decode the value that is chosen, and show it
-x                 its bytes as the codec made them, and back
-F5                read again
-q                 quit
+Arrows          move; Enter opens and closes a branch of the tree
+Tab, Shift+Tab  go to the next pane, to the last one
+/               go to a key, or the first one behind it
+r               from the last key to the first, and back
+v               decode the value that is chosen, and show it
+x               its bytes as the codec made them, and back
+F5              read again
+q               quit
 
-Keys are written as in Python: 42, ('user', 42); what is not Python is text.
-Below an entry stands what its value is made of. A pickle is listed, and not run,
-until you ask for the value with v. Nothing here writes to the store."""
+Keys are written as in Python: 42, ('user', 42). What is not Python is text.
+
+A pickle is listed, and not run, until you ask for the value.
+Nothing here writes to the store."""
 
 
 class Question(ModalScreen[bool]):
