@@ -55,6 +55,15 @@ class More(NamedTuple):
 Branch = Part | More
 
 
+class Entries(DataTable[Text]):
+    """The table of the entries.  Home and End lead to the first row and the last one, as in a list."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("home", "scroll_top", "Top", show=False),
+        Binding("end", "scroll_bottom", "Bottom", show=False),
+    ]
+
+
 class Browser(App[None]):
     """The screen of `objstore browse`.  `namespace`: the one to begin with."""
 
@@ -87,6 +96,7 @@ class Browser(App[None]):
 
     def __init__(self, store: Store[Any, Any], namespace: str | None = None) -> None:
         super().__init__()
+        self.animation_level = "none"
         self._store = store
         self._is_ordered = store.supports("ordered")
         self._spaces: dict[str, Store[Any, Any]] = {}
@@ -99,28 +109,29 @@ class Browser(App[None]):
         self._is_reading = False
         self._is_complete = False
         self._settling: Timer | None = None
+        self._decoding: Entry[Any, Any] | None = None  # whose value is shown, or will be
+
+        # Found by their names they would be looked for on the screen that is in front, which may be a question.
+        self._keys: Tree[Branch] = Tree("", id="keys")
+        self._table = Entries(cursor_type="row")
+        self._made = Static()
+        self._value = VerticalScroll(self._made, id="value")
+        self._jump = Input(id="jump", placeholder="a key, or how it begins: user:1, 42, ('user', 42)")
 
     def compose(self) -> ComposeResult:
-        with Horizontal():
-            keys: Tree[Branch] = Tree("", id="keys")
-            keys.show_root = False
-            keys.guide_depth = 2
-            yield keys
-            with Vertical():
-                yield DataTable(id="entries", cursor_type="row")
-                with VerticalScroll(id="value"):
-                    yield Static(id="made")
-        yield Input(id="jump", placeholder="a key, or how it begins: user:1, 42, ('user', 42)")
+        yield Horizontal(self._keys, Vertical(self._table, self._value))
+        yield self._jump
         yield Footer()
 
     def on_mount(self) -> None:
-        self.query_one(Tree).border_title = _title(self._store.location)
-        table = self._table
-        table.add_columns("Key", "Size", "Codec", "Expires", "Tags")
-        self.watch(table, "scroll_y", self._scrolled, init=False)
+        self._keys.show_root = False
+        self._keys.guide_depth = 2
+        self._keys.border_title = _title(self._store.location)
+        self._table.add_columns("Key", "Size", "Codec", "Expires", "Tags")
+        self.watch(self._table, "scroll_y", self._scrolled, init=False)
         self.run_worker(self._plant(), group="tree", exclusive=True)
         self._show(self._part)
-        table.focus()
+        self._table.focus()
 
     # What is there
 
@@ -133,10 +144,6 @@ class Browser(App[None]):
         return self._spaces[name]
 
     @property
-    def _table(self) -> DataTable[Text]:
-        return self.query_one("#entries", DataTable)
-
-    @property
     def _chosen(self) -> Entry[Any, Any] | None:
         row = self._table.cursor_row
         return self._rows[row] if 0 <= row < len(self._rows) else None
@@ -144,7 +151,7 @@ class Browser(App[None]):
     # The tree
 
     async def _plant(self) -> None:
-        keys: Tree[Branch] = self.query_one(Tree)
+        keys = self._keys
         names = [None, *await asyncio.to_thread(self._store.namespaces)]
         with self.prevent(Tree.NodeHighlighted):  # what is shown stays
             keys.clear()
@@ -245,8 +252,9 @@ class Browser(App[None]):
         order = " (reversed)" if self._is_reversed else "" if self._is_ordered else " (without order)"
         start = "" if self._start is DEFAULT else f", from {tree.shown(self._start)}"
         table.border_title = _title(f"{_whole_name(part)}{start}{order}")
-        count = f"{len(self._rows):,} entries" if self._is_complete else f"{len(self._rows):,} read, more below"
-        table.border_subtitle = _title(count)
+        count = len(self._rows)
+        whole = "1 entry" if count == 1 else f"{count:,} entries"
+        table.border_subtitle = _title(whole if self._is_complete else f"{count:,} read, more below")
 
     def _scrolled(self) -> None:
         table = self._table
@@ -265,12 +273,13 @@ class Browser(App[None]):
 
     def _look(self) -> None:
         entry = self._chosen
-        if entry is not None:
+        if entry is not None and entry is not self._decoding:
+            self._decoding = None
             self.run_worker(self._look_at(entry), group="value", exclusive=True)
 
     async def _look_at(self, entry: Entry[Any, Any]) -> None:
         try:
-            how, made = await asyncio.to_thread(look, entry, self._in_bytes, self.query_one("#made").size.width)
+            how, made = await asyncio.to_thread(look, entry, self._in_bytes, self._made.size.width)
         except KeyError:
             how, made = "gone", "it is not there any more; F5 reads again"
         self._say(f"{tree.shown(entry.key)}: {how}", made)
@@ -292,10 +301,11 @@ class Browser(App[None]):
 
     def _decode(self, entry: Entry[Any, Any], agreed: bool | None) -> None:
         if agreed:
+            self._decoding = entry
             self.run_worker(self._decoded(entry), name="decode", group="value", exclusive=True, exit_on_error=False)
 
     async def _decoded(self, entry: Entry[Any, Any]) -> None:
-        width = max(40, self.query_one("#value").size.width - 2)
+        width = max(40, self._value.size.width - 2)
         try:
             shown = await asyncio.to_thread(_value, entry, width)
         except KeyError:
@@ -310,9 +320,9 @@ class Browser(App[None]):
             self._say("not shown", f"{type(event.worker.error).__name__}: {event.worker.error}")
 
     def _say(self, title: str, text: str) -> None:
-        self.query_one("#value").border_title = _title(title)
-        self.query_one("#made", Static).update(Content(printable(text.replace("\t", "    "))))
-        self.query_one("#value").scroll_home(animate=False)
+        self._value.border_title = _title(title)
+        self._made.update(Content(printable(text.replace("\t", "    "))))
+        self._value.scroll_home(animate=False)
 
     def _refused(self, exc: Exception) -> None:
         self._say("refused", str(exc))
@@ -324,13 +334,12 @@ class Browser(App[None]):
         if not self._is_ordered:
             self._say("not here", "these keys have no order, so none of them can be gone to; `objstore get` finds one")
             return
-        jump = self.query_one("#jump", Input)
-        jump.add_class("asked")
-        jump.value = ""
-        jump.focus()
+        self._jump.add_class("asked")
+        self._jump.value = ""
+        self._jump.focus()
 
     @on(Input.Submitted)
-    def _jump_to(self, event: Input.Submitted) -> None:
+    def _go_to(self, event: Input.Submitted) -> None:
         self.action_leave()
         text = event.value.strip()
         self._is_reversed = False
@@ -344,7 +353,7 @@ class Browser(App[None]):
 
     def action_leave(self) -> None:
         """Put the question for a key away."""
-        self.query_one("#jump").remove_class("asked")
+        self._jump.remove_class("asked")
         self._table.focus()
 
     def action_reverse(self) -> None:
@@ -355,7 +364,7 @@ class Browser(App[None]):
 
     def action_bytes(self) -> None:
         """Switch between what the value is made of and its bytes."""
-        self._in_bytes = not self._in_bytes
+        self._in_bytes, self._decoding = not self._in_bytes, None
         self._look()
 
     def action_refresh(self) -> None:

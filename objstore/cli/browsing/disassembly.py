@@ -21,6 +21,7 @@ MOST_BYTES = 64 << 20
 """Of a record, stored or expanded: what is larger is not read for a look."""
 
 _WIDEST = 160
+_LONGEST = 80  # text or bytes within a pickle
 _DUMPED_BYTES = 16
 _DUMPED_COLUMNS = 76
 _MOST_STEPS = 20 * MOST_LINES  # most of which are worth no line, if somebody means ill
@@ -179,8 +180,8 @@ class _Memo:
 
 def _shown(argument: Any) -> str:
     """What a step carries, cut before it is written out."""
-    if isinstance(argument, (str, bytes, bytearray)) and len(argument) > _WIDEST:
-        return f"{argument[:_WIDEST]!r} ... ({len(argument):,} in all)"
+    if isinstance(argument, (str, bytes, bytearray)) and len(argument) > _LONGEST:
+        return f"{argument[:_LONGEST]!r} ... ({len(argument):,} in all)"
     if isinstance(argument, int) and argument.bit_length() > _WIDEST:
         return f"an integer of {argument.bit_length():,} bits"
     return repr(argument)
