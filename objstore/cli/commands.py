@@ -23,7 +23,9 @@ from objstore.cli.care import backup, check, compact, copy, rekey, salvage
 from objstore.cli.demo import demo
 from objstore.cli.literals import literal, prefix_of
 from objstore.cli.opening import open_any
+from objstore.cli.plotting import draw, weigh
 from objstore.cli.printing import printable, say
+from objstore.cli.working import progress_of
 
 _store_argument = click.argument("store", metavar="STORE")
 _namespace_option = click.option("-n", "--namespace", metavar="NAME", help="A namespace of the store.")
@@ -116,7 +118,11 @@ def ls(store: str, namespace: str | None, long: bool, prefix: str | None, tag: s
 
 @objstore.command()
 @_store_argument
-def info(store: str) -> None:
+@click.option("--plot", is_flag=True, help="Draw which groups of keys take how many bytes; this looks at every record.")
+@click.option(
+    "--depth", type=click.IntRange(1, 20), default=1, help="How many elements or segments of keys make a group (1)."
+)
+def info(store: str, plot: bool, depth: int) -> None:
     """What the store is and holds, and who reads and writes it.  Nothing is unpickled."""
     with _open(store, "r", None) as opened:
         rows = {"location": opened.location}
@@ -131,6 +137,11 @@ def info(store: str) -> None:
         width = max(map(len, rows))
         for name, value in rows.items():
             say(f"{name:<{width}}  {value}")
+        if plot:
+            with progress_of("weighing") as progress:
+                groups = weigh(opened, depth, progress=progress)
+            say("")
+            draw(groups, Console(highlight=False))
 
 
 for _command in (check, backup, compact, salvage, rekey, copy, browse):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, timezone
@@ -21,6 +22,8 @@ from uuid import UUID
 from objstore import DEFAULT, Entry, LostKey, Store
 
 SEPARATORS = ":/.|"
+_IN_TEXT = re.compile(f"[{SEPARATORS}]")
+_IN_BYTES = re.compile(f"[{SEPARATORS}]".encode())
 
 # One call reads no more than so many keys and gives no more than so many groups.
 _MOST_KEYS = 4_000
@@ -124,11 +127,9 @@ def group_of(key: Any, prefix: Any) -> Any:
     """The prefix one step longer than `prefix` that a key begins with, or None where it is too short for one."""
     if isinstance(key, tuple):
         return key[: len(prefix) + 1] if len(key) > len(prefix) else None
-    separators: Any = SEPARATORS if isinstance(key, str) else SEPARATORS.encode()
-    for at in range(len(prefix), min(len(key), len(prefix) + _LONGEST_SEGMENT)):
-        if key[at : at + 1] in separators:
-            return key[: at + 1]
-    return None
+    pattern: re.Pattern[Any] = _IN_TEXT if isinstance(key, str) else _IN_BYTES
+    separator = pattern.search(key, len(prefix), len(prefix) + _LONGEST_SEGMENT)
+    return None if separator is None else key[: separator.end()]
 
 
 def kinds(store: Store[Any, Any]) -> list[Kind]:
