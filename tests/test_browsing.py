@@ -227,7 +227,7 @@ def browsed(store, steps, namespace=None, size=(100, 24)):
     asyncio.run(run())
 
 
-_MOST_LOOKS = 1_000  # at a screen that does not change, before the test is given up
+_MOST_LOOKS = 5_000  # at a screen that does not change, before the test is given up
 
 
 class Screen:
@@ -238,14 +238,13 @@ class Screen:
 
     async def press(self, *names):
         await self.pilot.press(*names)
-        await self.pilot.pause()
 
     async def until(self, holds):
         """Wait until something holds that threads are about to make true."""
         for _ in range(_MOST_LOOKS):
             if holds():
                 return
-            await self.pilot.pause(0.005)
+            await asyncio.sleep(0.005)
         pytest.fail(
             f"it did not come true: {self.title}, {self.count}, {self.branches}; {self.value_title}: {self.value}"
         )

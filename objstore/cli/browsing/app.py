@@ -71,7 +71,9 @@ class Browser(App[None]):
     TITLE = "objstore"
     CSS = """
     Tree { width: 30%; min-width: 22; max-width: 50; }
-    Tree, DataTable, #value { border: round $surface-lighten-2; background: $background; padding: 0 1; }
+    Tree, DataTable, #value {
+        border: round $surface-lighten-2; background: $background; padding: 0 1; scrollbar-size: 1 1;
+    }
     Tree:focus, DataTable:focus, #value:focus { border: round $accent; }
     DataTable { height: 3fr; padding: 0; }
     #value { height: 2fr; }
