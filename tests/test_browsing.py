@@ -187,7 +187,7 @@ class TestDisassembly:
         ]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of escapes in texts of protocol 0
-            for _ in range(500):
+            for _ in range(200):
                 data = bytearray(rng.choice(samples))
                 for _ in range(rng.randrange(1, 5)):
                     data[rng.randrange(len(data))] = rng.randrange(256)
@@ -214,7 +214,7 @@ class TestDisassembly:
         assert look(texts.entry("a"), in_bytes=True)[1].startswith("00000000  7b 22 78 22")
 
 
-def browsed(store, steps, namespace=None, size=(100, 24)):
+def browsed(store, steps, namespace=None, size=(80, 16)):
     """Run the browser of a store in this process, and in it the steps, once the first screen is drawn."""
 
     async def run():
@@ -402,17 +402,14 @@ class TestBrowser:
 
             browsed(store, steps)
 
-    def test_what_the_code_of_a_class_raises_is_shown(self, tmp_path, monkeypatch):
+    def test_what_the_code_of_a_class_raises_is_shown(self, tmp_path):
         with Store(tmp_path / "a.store") as store:
-            store["a"] = 1
-
-            def fail(*_, **__):
-                raise OSError("from [somebody's] code")
+            store["a"] = Loud()
 
             async def steps(screen):
-                monkeypatch.setattr(browsing, "pretty_repr", fail)
                 await screen.press("v", "y")
                 await screen.until(lambda: screen.value == "OSError: from [somebody's] code")
+                assert screen.value_title == "not shown"
 
             browsed(store, steps)
 
@@ -430,6 +427,21 @@ class TestBrowser:
                 assert "nothing of it was decoded" in screen.value
 
             browsed(cache, steps)
+
+    def test_a_store_that_refuses_is_not_the_end(self, tmp_path):
+        with Store(tmp_path / "a.store") as store:
+            store["a"] = 1
+
+            async def steps(screen):
+                store.close()
+                await screen.press("f5")
+                await screen.until(lambda: screen.value_title == "refused")
+                assert "is closed" in screen.value
+                assert screen.keys == []
+                await screen.press("slash", "a", "enter")
+                await screen.until(lambda: "is closed" in screen.value)
+
+            browsed(store, steps)
 
     def test_a_namespace_with_a_codec_that_is_somebodys_own(self, tmp_path):
         with Store(tmp_path / "a.store") as store:
@@ -475,6 +487,14 @@ class TestBrowser:
                 assert "have no order" in screen.value
 
             browsed(cache, steps)
+
+
+class Loud:
+    """Cannot be shown."""
+
+    def __rich_repr__(self):
+        yield "part", 1
+        raise OSError("from [somebody's] code")
 
 
 class Backwards:

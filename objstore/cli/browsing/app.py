@@ -107,7 +107,7 @@ class Browser(App[None]):
         self._is_reversed = False
         self._in_bytes = False
         self._rows: list[Entry[Any, Any]] = []
-        self._unordered: Iterator[Entry[Any, Any]] | None = None  # where nothing can be found again by its key
+        self._unordered = self._every_entry(self._part)  # gone on with where nothing is found again by its key
         self._is_reading = False
         self._is_complete = False
         self._settling: Timer | None = None
@@ -154,7 +154,11 @@ class Browser(App[None]):
 
     async def _plant(self) -> None:
         keys = self._keys
-        names = [None, *await asyncio.to_thread(self._store.namespaces)]
+        try:
+            names = [None, *await asyncio.to_thread(self._store.namespaces)]
+        except StoreError as exc:
+            self._refused(exc)
+            return
         with self.prevent(Tree.NodeHighlighted):  # what is shown stays
             keys.clear()
             for name in names:
@@ -213,7 +217,7 @@ class Browser(App[None]):
     def _show(self, part: Part, start: Any = DEFAULT) -> None:
         """Begin to show a part, from a key on if one is given."""
         self._part, self._start = part, start
-        self._rows, self._unordered = [], None
+        self._rows, self._unordered = [], self._every_entry(part)
         self._is_complete = self._is_reading = False
         self._table.clear()
         self._say("", "")
@@ -225,8 +229,11 @@ class Browser(App[None]):
             self.run_worker(self._read_page(), group="entries", exclusive=True)
 
     async def _read_page(self) -> None:
+        after = self._rows[-1].key if self._rows else DEFAULT
+        # What is asked for may be something else before the thread begins, so it is told all of it here.
+        read = partial(self._page, self._part, after, self._start, self._is_reversed, self._unordered)
         try:
-            page = await asyncio.to_thread(self._page, self._rows[-1].key if self._rows else DEFAULT)
+            page = await asyncio.to_thread(read)
         except StoreError as exc:
             self._is_complete = True
             self._refused(exc)
@@ -238,16 +245,19 @@ class Browser(App[None]):
         self._is_reading = False
         self._tell_where()
 
-    def _page(self, after: Any) -> list[Entry[Any, Any]]:
-        """The next entries behind a key."""
-        space = self.space(self._part.namespace)
+    def _page(
+        self, part: Part, after: Any, start: Any, is_reversed: bool, unordered: Iterator[Entry[Any, Any]]
+    ) -> list[Entry[Any, Any]]:
+        """The next entries of a part behind the key `after`, or from its beginning or the key `start` on."""
         if not self._is_ordered:
-            if self._unordered is None:
-                self._unordered = iter(space.entries())
-            return list(islice(self._unordered, PAGE))
-        if after is DEFAULT and self._start is not DEFAULT:
-            return list(islice(tree.entries_from(space, self._part, self._start), PAGE))
-        return list(islice(tree.entries(space, self._part, after, self._is_reversed), PAGE))
+            return list(islice(unordered, PAGE))
+        space = self.space(part.namespace)
+        if after is DEFAULT and start is not DEFAULT:
+            return list(islice(tree.entries_from(space, part, start), PAGE))
+        return list(islice(tree.entries(space, part, after, is_reversed), PAGE))
+
+    def _every_entry(self, part: Part) -> Iterator[Entry[Any, Any]]:
+        yield from self.space(part.namespace).entries()
 
     def _tell_where(self) -> None:
         table, part = self._table, self._part
@@ -348,7 +358,7 @@ class Browser(App[None]):
         try:
             start = literal(text) if text else DEFAULT
             self.space(self._part.namespace).range(start)
-        except (TypeError, ValueError) as exc:  # StoreClosed is one, and is not met here
+        except (StoreError, TypeError, ValueError) as exc:
             self._say("not a key", str(exc))
             return
         self._show(Part(self._part.namespace), start)
