@@ -11,7 +11,7 @@ Names, keys, tags and values may hold anything: what is drawn is `Text` or `Cont
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from itertools import islice
 from typing import Any, ClassVar, NamedTuple
@@ -53,6 +53,9 @@ class More(NamedTuple):
 
 
 Branch = Part | More
+Work = Callable[[], Coroutine[None, None, None]]
+
+_DECODING = "decoding"  # the work in which the code of somebody's classes runs, and may fail
 
 
 class Entries(DataTable[Text]):
@@ -131,9 +134,18 @@ class Browser(App[None]):
         self._keys.border_title = _title(self._store.location)
         self._table.add_columns("Key", "Size", "Codec", "Expires", "Tags")
         self.watch(self._table, "scroll_y", self._scrolled, init=False)
-        self.run_worker(self._plant(), group="tree", exclusive=True)
+        self._begin(self._plant, "tree")
         self._show(self._part)
         self._table.focus()
+
+    def _begin(self, work: Work, group: str, *, exclusive: bool = True, name: str = "") -> None:
+        """Let something be done beside the screen; what is `exclusive` ends what its group does.
+
+        It is a function, since a coroutine that is made while the screen ends is never awaited.
+        """
+        _: Worker[None] = self.run_worker(
+            work, name=name, group=group, exclusive=exclusive, exit_on_error=name != _DECODING
+        )
 
     # What is there
 
@@ -172,7 +184,7 @@ class Browser(App[None]):
     @on(Tree.NodeExpanded)
     def _opened(self, event: Tree.NodeExpanded[Branch]) -> None:
         if event.node.data is not None and not event.node.children:
-            self.run_worker(self._grow(event.node, event.node.data), group="tree")
+            self._begin(partial(self._grow, event.node, event.node.data), "tree", exclusive=False)
 
     async def _grow(self, node: TreeNode[Branch], branch: Branch) -> None:
         """Read the level below a branch, or what is left of one."""
@@ -210,7 +222,7 @@ class Browser(App[None]):
         node, parent = event.node, event.node.parent
         if isinstance(node.data, More) and parent is not None:
             node.remove()
-            self.run_worker(self._grow(parent, node.data), group="tree")
+            self._begin(partial(self._grow, parent, node.data), "tree", exclusive=False)
 
     # The entries
 
@@ -226,7 +238,7 @@ class Browser(App[None]):
     def _read(self) -> None:
         if not (self._is_reading or self._is_complete):
             self._is_reading = True
-            self.run_worker(self._read_page(), group="entries", exclusive=True)
+            self._begin(self._read_page, "entries")
 
     async def _read_page(self) -> None:
         after = self._rows[-1].key if self._rows else DEFAULT
@@ -287,7 +299,7 @@ class Browser(App[None]):
         entry = self._chosen
         if entry is not None and entry is not self._decoding:
             self._decoding = None
-            self.run_worker(self._look_at(entry), group="value", exclusive=True)
+            self._begin(partial(self._look_at, entry), "value")
 
     async def _look_at(self, entry: Entry[Any, Any]) -> None:
         try:
@@ -314,7 +326,7 @@ class Browser(App[None]):
     def _decode(self, entry: Entry[Any, Any], agreed: bool | None) -> None:
         if agreed:
             self._decoding = entry
-            self.run_worker(self._decoded(entry), name="decode", group="value", exclusive=True, exit_on_error=False)
+            self._begin(partial(self._decoded, entry), "value", name=_DECODING)
 
     async def _decoded(self, entry: Entry[Any, Any]) -> None:
         width = max(40, self._value.size.width - 2)
@@ -328,7 +340,7 @@ class Browser(App[None]):
 
     def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
         """Say what the code of somebody's class raised where a value was to be shown."""
-        if event.worker.name == "decode" and event.state is WorkerState.ERROR:
+        if event.worker.name == _DECODING and event.state is WorkerState.ERROR:
             self._say("not shown", f"{type(event.worker.error).__name__}: {event.worker.error}")
 
     def _say(self, title: str, text: str) -> None:
@@ -381,7 +393,7 @@ class Browser(App[None]):
 
     def action_refresh(self) -> None:
         """Read the tree and the entries again."""
-        self.run_worker(self._plant(), group="tree", exclusive=True)
+        self._begin(self._plant, "tree")
         self._show(self._part, self._start)
 
     def action_help(self) -> None:
