@@ -57,6 +57,7 @@ from objstore.store import Store as Store
 from objstore.transaction import Snapshot as Snapshot
 from objstore.transaction import Transaction as Transaction
 from objstore.views import Entry as Entry
+from objstore.views import Payload as Payload
 from objstore.views import Range as Range
 
 __version__ = "0.1.0"

@@ -145,6 +145,7 @@ class Readable(Mapping[K, V]):
         stop: Any = DEFAULT,
         *,
         prefix: Any = DEFAULT,
+        past: Any = DEFAULT,
         tag: str | None = None,
         reverse: bool = False,
     ) -> Range[K, V]:
@@ -152,12 +153,14 @@ class Readable(Mapping[K, V]):
 
         Either end may be left out; the range then ends with the type family of the other (None is a key
         like any other).  `prefix` is in the place of both: text or bytes that begin so, or tuples whose
-        first elements are these.  `tag` keeps only what bears it.  `reverse` iterates from the end.
+        first elements are these.  `past`, another prefix, is in the place of `start`, also within `prefix`: the
+        range begins behind all that begin so, which is how to go from one group of keys to the next without reading
+        the first.  `tag` keeps only what bears it.  `reverse` iterates from the end.
 
         Raises TypeError and ValueError for what cannot be a key or a prefix.
         """
         low, high = self._space.start, self._space.stop
-        if not (prefix is start is stop is DEFAULT):
+        if not (prefix is past is start is stop is DEFAULT):
             self._require_order()
         if prefix is not DEFAULT:
             if start is not DEFAULT or stop is not DEFAULT:
@@ -166,9 +169,15 @@ class Readable(Mapping[K, V]):
         elif start is not DEFAULT:
             low = self._space.tree_key(start)
             high = self._space.prefix + keys.family(keys.encode(start))[1]
+        if past is not DEFAULT:
+            if start is not DEFAULT:
+                raise TypeError("a range begins at start, or past a prefix, not both")
+            low = max(low, self._space.prefix + keys.prefix_bounds(past)[1])
+            if prefix is DEFAULT:
+                high = self._space.prefix + keys.family(keys.encode(past))[1]
         if stop is not DEFAULT:
             high = self._space.tree_key(stop)
-            if start is DEFAULT:
+            if start is past is DEFAULT:
                 low = self._space.prefix + keys.family(keys.encode(stop))[0]
         return Range(self, Stretch(low, high, None if tag is None else check_tag(tag), reverse))
 

@@ -401,16 +401,38 @@ class Space:
                     return self._decode(payload, ())
                 except Exception as exc:  # whatever the objects raise while they are built
                     raise self.undecodable(key, exc) from exc
-        header, payload, frames = self._unpack(key, tree_key, found, self._verifies or isinstance(found, bytes))
-        if header.expires_at is not None and header.expires_at <= (self.now() if now is None else now):
-            raise KeyError(key)
-        if header.long_key is not None and header.long_key != keys.encode(key) and type(key) is not keys.LostKey:
-            raise KeyError(key)  # two long keys with one digest of 128 bits
+        header, payload, frames = self._opened(key, tree_key, found, now)
         if header.codec != self.codec.number:
             raise self._miscoded(key, header.codec)
         if header.compressed is None:
             return self._decoded(key, payload, frames)
         return self._decoded(key, *self._expanded(key, header.compressed, payload, frames))
+
+    def payload(
+        self, key: Any, tree_key: bytes, found: Stored | None, max_size: int | None = None
+    ) -> tuple[memoryview, Sequence[memoryview | bytearray]]:
+        """What the codec made of the value, verified and expanded (to `max_size` bytes at most), and not decoded.
+
+        Raises KeyError, CorruptRecord, BadSignature; DecodeError where it cannot be expanded.
+        """
+        if found is None:
+            raise KeyError(key)
+        # A copy, since a view of the store's memory may be gone when the transaction is; a copy is verified wholly.
+        header, payload, frames = self._opened(key, tree_key, bytes(found), None)
+        if header.compressed is None:
+            return payload, frames
+        return self._expanded(key, header.compressed, payload, frames, max_size)
+
+    def _opened(
+        self, key: Any, tree_key: bytes, found: Stored, now: int | None
+    ) -> tuple[Header, memoryview, Sequence[memoryview]]:
+        """What is in a record, if it is there at this time and belongs to this key.  Raises KeyError where not."""
+        header, payload, frames = self._unpack(key, tree_key, found, self._verifies or isinstance(found, bytes))
+        if header.expires_at is not None and header.expires_at <= (self.now() if now is None else now):
+            raise KeyError(key)
+        if header.long_key is not None and header.long_key != keys.encode(key) and type(key) is not keys.LostKey:
+            raise KeyError(key)  # two long keys with one digest of 128 bits
+        return header, payload, frames
 
     def _unpack(
         self, key: Any, tree_key: bytes, found: Stored, verify_frames: bool = True
@@ -435,8 +457,10 @@ class Space:
         compressed: tuple[int, Sequence[int]],
         payload: memoryview,
         frames: Sequence[memoryview],
+        max_size: int | None = None,
     ) -> tuple[memoryview, Sequence[memoryview | bytearray]]:
         bound = MAX_SIZE if self._compression is None else self._compression.max_size
+        bound = bound if max_size is None else min(bound, max_size)
         try:
             return expand(*compressed, payload, frames, bound)
         except (TooLarge, ModuleNotFoundError) as exc:

@@ -49,6 +49,15 @@ class Source(Protocol[K, V]):
     def __getitem__(self, key: K, /) -> V: ...
 
 
+class Payload(NamedTuple):
+    """The bytes of a value, as its codec made them."""
+
+    data: memoryview
+    """A pickle, a JSON text, a MessagePack, or what another codec gave."""
+    buffers: tuple[memoryview, ...]
+    """The large buffers (of arrays, say) that stand beside it, in the order in which the data ask for them."""
+
+
 class Entry(Generic[K, V]):
     """A record seen without its value.
 
@@ -82,6 +91,18 @@ class Entry(Generic[K, V]):
         if not self._value:
             self._value.append(self._source[self.key])
         return self._value[0]
+
+    def payload(self, *, max_size: int | None = None) -> Payload:
+        """What the codec made of the value, unsealed, expanded and verified; nothing is decoded, so no code runs.
+
+        `max_size`: bytes to which what is compressed is expanded at most, if that is less than the store's bound.
+
+        Raises KeyError if it is gone by now; CorruptRecord; BadSignature where its seal cannot be verified, for want of
+        a key, too; DecodeError where it would take more than `max_size` bytes, or cannot be expanded here.
+        """
+        source = self._source
+        data, buffers = source._space.payload(self.key, self._tree_key, source._record(self._tree_key), max_size)
+        return Payload(data.toreadonly(), tuple(memoryview(buffer).toreadonly() for buffer in buffers))
 
     def raw(self) -> bytes:
         """The record as it is stored, unverified.  Raises KeyError if it is gone by now."""

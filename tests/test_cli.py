@@ -123,6 +123,9 @@ def test_without_the_extra_there_is_a_hint():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert "pip install 'objstore[cli]'" in result.stderr
+    asked_for = [sys.executable, "-c", code, "browse", "a.store"]
+    result = subprocess.run(asked_for, capture_output=True, text=True, check=False)
+    assert "pip install 'objstore[browse]'" in result.stderr
 
 
 # What takes time is the standard library: here it is a part of it.

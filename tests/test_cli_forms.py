@@ -141,7 +141,7 @@ class TestLs:
             "tags": [],
         }
         assert first["size"] > 0
-        assert pair["literal"] == "('user', 1)" and pair["key"] == ["user", 1]
+        assert (pair["literal"], pair["key"]) == ("('user', 1)", ["user", 1])
         assert short["tags"] == ["one", "two"]
         left = datetime.fromisoformat(short["expires_at"]) - datetime.now(timezone.utc)
         assert timedelta(seconds=900) < left <= timedelta(seconds=1000)

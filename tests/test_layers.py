@@ -93,6 +93,7 @@ DOORS = {
     "click": ["cli*"],
     "rich": ["cli*"],
     "numpy": ["cli.demo", "cli.benchmarking", "codecs.arrays"],
+    "textual": ["cli.browsing.app", "cli.browsing.screens"],
     "msgspec": ["codecs.structured"],
     "cryptography": ["codecs.sealing"],
     "lz4": ["codecs.compression"],

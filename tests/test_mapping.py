@@ -1,7 +1,9 @@
 """What every mapping of the library does: stores and transactions of both engines, snapshots for the reading half."""
 
+import pickle
 from collections.abc import MutableMapping
 
+import numpy as np
 import pytest
 
 from objstore import DecodeError, EncodeError, Store
@@ -146,6 +148,22 @@ class TestRanges:
         assert list(mapping.range(prefix=("u", 1))) == [("u", 1)]
         assert list(mapping.range(prefix=())) == [("u", 1), ("u", 1.5), ("v",)]
 
+    def test_past_all_that_begin_so(self, mapping):
+        assert list(mapping.range(past="a")) == ["b"]
+        assert list(mapping.range(past=())) == []
+        assert list(mapping.range(past=("u",))) == [("v",)]
+        assert list(mapping.range(past=("u", 1), prefix=("u",))) == [("u", 1.5)]
+        assert list(mapping.range(past=("u",), prefix=("u",))) == []
+        assert list(mapping.range(past=("a",), prefix=("u",))) == [("u", 1), ("u", 1.5)]
+        assert list(mapping.range(past="ab", stop=b"b")) == ["b", b"a"]
+        assert list(mapping.range(past=b"", reverse=True)) == []
+        with pytest.raises(TypeError, match="past a prefix, not both"):
+            mapping.range("a", past="b")
+        with pytest.raises(TypeError, match="a prefix is text, bytes or a tuple"):
+            mapping.range(past=1)
+        with pytest.raises(ValueError, match="too long"):
+            mapping.range(past="x" * 1000)
+
     def test_a_range_has_the_views_of_a_mapping(self, mapping):
         chosen = mapping.range("a", "b")
         assert list(chosen.items()) == [("a", "a"), ("ab", "ab")]
@@ -170,6 +188,36 @@ class TestRanges:
     def test_a_prefix_and_bounds_together_make_no_sense(self, mapping):
         with pytest.raises(TypeError, match="not both"):
             mapping.range("a", prefix="b")
+
+
+class TestPayloads:
+    def test_what_the_codec_made_is_seen_and_not_decoded(self, mapping):
+        mapping.set("key", {"list": [1, 2]}, ttl=100, tags=["tag"])
+        data, buffers = mapping.entry("key").payload()
+        assert pickle.loads(data) == {"list": [1, 2]}
+        assert data.readonly
+        assert buffers == ()
+        mapping["bomb"] = Bomb()
+        assert b"never" in bytes(mapping.entry("bomb").payload().data)
+
+    def test_large_buffers_stand_beside_it(self, mapping):
+        value = [np.arange(10_000), np.ones(20_000)]
+        mapping["key"] = value
+        data, buffers = mapping.entry("key").payload()
+        assert [buffer.nbytes for buffer in buffers] == [80_000, 160_000]
+        assert all(buffer.readonly for buffer in buffers)
+        one, other = pickle.loads(data, buffers=buffers)
+        assert (one == value[0]).all()
+        assert (other == value[1]).all()
+
+    def test_what_is_gone_or_expired_is_missing(self, mapping, clock):
+        mapping["key"] = 1
+        entry = mapping.entry("key")
+        mapping.set("key", 1, ttl=10)
+        entry.payload()
+        clock.now += 11
+        with pytest.raises(KeyError):
+            entry.payload()
 
 
 class TestWriting:
@@ -382,3 +430,10 @@ class Unloadable:
 
 def _refuse():
     raise RuntimeError("not here")
+
+
+class Bomb:
+    """Runs code when it is unpickled."""
+
+    def __reduce__(self):
+        return exec, ("raise SystemError('never')",)

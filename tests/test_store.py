@@ -10,7 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from objstore import Store, StoreClosed, StoreError, StoreLocked, StoreNotFound, UnsupportedOperation
+from objstore import (
+    BadSignature,
+    CorruptRecord,
+    DecodeError,
+    Store,
+    StoreClosed,
+    StoreError,
+    StoreLocked,
+    StoreNotFound,
+    UnsupportedOperation,
+)
 from objstore.engines.lmdb import registry
 
 
@@ -281,3 +291,42 @@ class TestLoad:
             with pytest.raises(LookupError):
                 store.load(items(), batch_bytes=10_000)
             assert len(store) == 90
+
+
+class TestPayload:
+    """What is sealed or compressed is opened, and still not decoded."""
+
+    def test_a_sealed_one_needs_the_key(self, tmp_path):
+        key = bytes(range(32))
+        for option in ("signing_key", "encryption_key"):
+            path = tmp_path / option
+            with Store(path, **{option: key}) as store:
+                store["a"] = ["text"]
+                assert pickle.loads(store.entry("a").payload().data) == ["text"]
+            with Store(path, "r") as store, pytest.raises(BadSignature, match="nothing of it was decoded"):
+                store.entry("a").payload()
+
+    @pytest.mark.parametrize("method", ["zlib", "lz4", "zstd"])
+    def test_a_compressed_one_is_expanded_to_a_bound(self, tmp_path, method):
+        with Store(tmp_path / "a.store", compression=method, codec="bytes") as store:
+            store["a"] = b"x" * 100_000
+            entry = store.entry("a")
+            assert entry.size < 1_000
+            assert entry.payload().data == entry.payload(max_size=100_000).data == b"x" * 100_000
+            with pytest.raises(DecodeError, match="takes 100000 bytes, and more than max_size=99999"):
+                entry.payload(max_size=99_999)
+
+    def test_one_of_another_codec_is_seen_too(self, tmp_path):
+        with Store(tmp_path / "a.store") as store:
+            store["a"] = 1
+            store.namespace("texts", codec="json")["a"] = {"b": None}
+        with Store(tmp_path / "a.store", "r") as store:
+            assert store.namespace("texts").entry("a").payload().data == b'{"b":null}'
+
+    def test_a_damaged_one_is_refused(self, tmp_path):
+        with Store(tmp_path / "a.store") as store:
+            store["a"] = "y" * 100
+        data = tmp_path / "a.store" / "data.mdb"
+        data.write_bytes(data.read_bytes().replace(b"y" * 100, b"z" * 100))
+        with Store(tmp_path / "a.store", "r") as store, pytest.raises(CorruptRecord, match="the record of key 'a'"):
+            store.entry("a").payload()

@@ -1,4 +1,4 @@
-"""The command line.  It calls public names only, and needs the extra `cli` (click and rich)."""
+"""The command line.  It calls public names only, and needs the extra `cli` (click and rich), `browse` its own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ def main() -> None:
         import click as _click  # noqa: F401
         import rich as _rich  # noqa: F401
     except ImportError as exc:
-        sys.exit(f"the command line needs {exc.name}: pip install 'objstore[cli]'")
+        extra = "browse" if sys.argv[1:2] == ["browse"] else "cli"
+        sys.exit(f"the command line needs {exc.name}: pip install 'objstore[{extra}]'")
     from objstore.cli.commands import objstore
     from objstore.cli.ending import heed_signals
 

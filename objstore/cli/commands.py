@@ -29,6 +29,7 @@ _COMMANDS = {
     "rekey": "care:rekey",
     "copy": "care:copy",
     "export": "exporting:export",
+    "browse": "browse:browse",
     "bench": "benchmarking:bench",
     "completion": "completion:completion",
 }

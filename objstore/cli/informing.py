@@ -15,13 +15,19 @@ from objstore.cli.printing import say, say_json
 @click.command()
 @store_argument
 @json_option
-def info(store: str, as_json: bool) -> None:
+@click.option("--plot", is_flag=True, help="Draw which groups of keys take how many bytes; this looks at every record.")
+@click.option(
+    "--depth", type=click.IntRange(1, 20), default=1, help="How many elements or segments of keys make a group (1)."
+)
+def info(store: str, as_json: bool, plot: bool, depth: int) -> None:
     """What the store is and holds, and who reads and writes it.  Nothing is unpickled."""
     with opened(store, "r") as there:
         stats, namespaces = there.stats(), _namespaces(there)
         figures = {"location": there.location} | _figures(stats)
+        groups = _groups(there, depth) if plot else None
     if as_json:
-        say_json(figures | _activities(stats) | {"namespaces": namespaces})
+        weighed = {} if groups is None else {"groups": [vars(group) for group in groups]}
+        say_json(figures | _activities(stats) | {"namespaces": namespaces} | weighed)
         return
     rows = {name: f"{value:,}" if isinstance(value, int) else value or "none" for name, value in figures.items()}
     if stats.writing is not None:
@@ -31,6 +37,21 @@ def info(store: str, as_json: bool) -> None:
     width = max(map(len, rows))
     for name, row in rows.items():
         say(f"{name:<{width}}  {row}")
+    if groups is not None:
+        from rich.console import Console
+
+        from objstore.cli.plotting import draw
+
+        say("")
+        draw(groups, Console(highlight=False))
+
+
+def _groups(store: Store[Any, Any], depth: int) -> list[Any]:
+    from objstore.cli.plotting import weigh
+    from objstore.cli.working import progress_of
+
+    with progress_of("weighing") as progress:
+        return weigh(store, depth, progress=progress)
 
 
 def _namespaces(store: Store[Any, Any]) -> dict[str, int]:
