@@ -27,6 +27,7 @@ from objstore.errors import EncodeError as EncodeError
 from objstore.errors import EngineUnavailable as EngineUnavailable
 from objstore.errors import OutcomeUnknown as OutcomeUnknown
 from objstore.errors import ReadOnlyStore as ReadOnlyStore
+from objstore.errors import SourceError as SourceError
 from objstore.errors import StoreClosed as StoreClosed
 from objstore.errors import StoreCorrupt as StoreCorrupt
 from objstore.errors import StoreDenied as StoreDenied
@@ -41,6 +42,9 @@ from objstore.errors import TransactionError as TransactionError
 from objstore.errors import UnsealedWarning as UnsealedWarning
 from objstore.errors import UnsupportedOperation as UnsupportedOperation
 from objstore.errors import WrongKind as WrongKind
+from objstore.exchange.importing import ImportReport as ImportReport
+from objstore.exchange.importing import Left as Left
+from objstore.exchange.importing import import_into as import_into
 from objstore.keys import LostKey as LostKey
 from objstore.mapping import DEFAULT as DEFAULT
 from objstore.memoize import CacheInfo as CacheInfo

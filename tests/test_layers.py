@@ -51,7 +51,7 @@ STRATA = [
     "engines.lmdb.registry",
     "engines.lmdb.engine",
     "engines.lmdb.opening",
-    "engines.lmdb.offline",
+    "engines.lmdb.offline  engines.lmdb.foreign",
     "engines.lmdb",
     "engines",
     "space  usage",
@@ -72,7 +72,12 @@ STRATA = [
     "cache",
     "copying",
     "exchange",
-    "exchange.jsonlines",
+    "exchange.jsonlines  exchange.base",
+    "exchange.decoding  exchange.sqlite",
+    "exchange.pickles  exchange.shelves  exchange.diskcaches  exchange.sqlitedicts  exchange.rawlmdb  exchange.lines",
+    "exchange.recognising",
+    "exchange.landing",
+    "exchange.importing",
     "",  # objstore itself: the public names
     "cli*  adapters*",  # these call public names only
     "__main__",

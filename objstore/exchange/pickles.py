@@ -1,0 +1,113 @@
+"""Pickle files: one object each; a single one, or a directory of them, in which a sub-directory is a namespace.
+
+The key is the name of the file, without the suffix by which one knows a pickle.  A file with more than one object in
+it is left behind: only whoever wrote it knows what the others are to be called.
+"""
+
+from __future__ import annotations
+
+import os
+import pickletools
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from objstore.exchange.base import Content, Entry, Position, Unreadable, beginning, states, unreadable_file
+from objstore.exchange.decoding import Decoding, ends_at
+
+SUFFIXES = (".pickle", ".pkl", ".pck", ".pickled", ".p")
+
+_NEWEST = 5
+_STOP = b"."
+_OLD_OPCODES = frozenset(opcode.code.encode("latin-1") for opcode in pickletools.opcodes if opcode.proto < 2)
+
+
+def is_pickle(path: Path) -> bool:
+    """Whether a file is a pickle, by its content."""
+    if not path.is_file():
+        return False
+    begin = beginning(path, 2)
+    if begin[:1] == b"\x80":
+        return 2 <= begin[-1] <= _NEWEST and len(begin) == 2
+    return begin[:1] in _OLD_OPCODES and _whole(path)[-1:] == _STOP and ends_at(_whole(path)) is not None
+
+
+def _whole(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise unreadable_file(path, exc) from exc
+
+
+class PickleFiles:
+    """A pickle file, or those in a directory."""
+
+    format = "pickle"
+
+    def __init__(self, path: Path, decoding: Decoding) -> None:
+        self.path = str(path)
+        self._decoding = decoding
+        self._root = path if path.is_dir() else path.parent
+        self._names = _names_in(path) if path.is_dir() else [path.name]
+
+    def close(self) -> None:
+        pass
+
+    def count(self) -> int:
+        return len(self._names)
+
+    def fingerprint(self) -> list[Any]:
+        return states(self._root / name for name in self._names)
+
+    def entries(self, after: Position | None) -> Iterator[Entry]:
+        for name in self._names:
+            if after is None or name > after:
+                path = self._root / name
+                yield Entry(name, name, _size(path), partial(self._read, path, name))
+
+    def _read(self, path: Path, name: str) -> Content:
+        namespace = os.path.dirname(name) or None
+        return Content(key_of(path.name), partial(self._load, path), namespace)
+
+    def _load(self, path: Path) -> Any:
+        try:
+            data = path.read_bytes()
+        except OSError as exc:
+            raise Unreadable(f"it cannot be read: {exc.strerror or exc}") from exc
+        if data[:1] != b"\x80" and data[:1] not in _OLD_OPCODES:
+            raise Unreadable("it is no pickle file" if data else "the file is empty")
+        if may_have_more(data) and (end := ends_at(data)) not in (None, len(data)):
+            raise Unreadable(
+                f"{len(data) - (end or 0):,} bytes follow its first object; load its objects in Python, one by one, "
+                f"and store each under a key of its own"
+            )
+        return self._decoding.unpickle(data)
+
+
+def may_have_more(data: bytes) -> bool:
+    """Whether something may follow the first object: what can be told without going through it all."""
+    return not data.endswith(_STOP) or data[:1] != b"\x80" or b".\x80" in data
+
+
+def key_of(name: str) -> str:
+    """The key of a file."""
+    stem, suffix = os.path.splitext(name)
+    return stem if suffix.lower() in SUFFIXES else name
+
+
+def _names_in(directory: Path) -> list[str]:
+    """The files in a directory and in those below it, in order; those whose names begin with a dot are nobody's."""
+    found = []
+    for place, directories, names in os.walk(directory):
+        directories[:] = [name for name in directories if not name.startswith(".")]
+        below = os.path.relpath(place, directory)
+        found += [name if below == "." else f"{below}/{name}" for name in names if not name.startswith(".")]
+    return sorted(found)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
