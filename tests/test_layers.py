@@ -73,7 +73,7 @@ STRATA = [
     "copying",
     "exchange",
     "exchange.jsonlines  exchange.base",
-    "exchange.decoding  exchange.sqlite",
+    "exchange.consent  exchange.sqlite",
     "exchange.pickles  exchange.shelves  exchange.diskcaches  exchange.sqlitedicts  exchange.rawlmdb  exchange.lines",
     "exchange.recognising",
     "exchange.landing",

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from objstore.errors import SourceError
 from objstore.exchange.base import Content, Entry, Position, Unreadable
-from objstore.exchange.decoding import Decoding, decompressed, parsed, text
+from objstore.exchange.consent import Decoding, decompressed, parsed, text
 from objstore.exchange.sqlite import Database
 
 DATABASE = "cache.db"

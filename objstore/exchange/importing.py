@@ -25,7 +25,7 @@ from objstore.codecs.raw import Bytes
 from objstore.engines.base import Progress, Stored
 from objstore.errors import WrongKind
 from objstore.exchange.base import Entry, Source, Unreadable
-from objstore.exchange.landing import Item, Landing, Note, Placed
+from objstore.exchange.landing import Item, Landing, Note, Place, Placed
 from objstore.store import Store
 
 _BATCH_BYTES = 8 << 20
@@ -116,7 +116,7 @@ def import_into(
     Raises SourceError where a source is not there, is damaged, or is nothing that is known; ValueError and TypeError
     for arguments that make no sense; and what opening and writing the target raise.
     """
-    from objstore.exchange.decoding import Decoding  # here: only who imports needs all the formats
+    from objstore.exchange.consent import Decoding  # here: only who imports needs all the formats
     from objstore.exchange.recognising import DUMP, Options, open_source, recognise
 
     if not sources:
@@ -259,19 +259,23 @@ class _Importing:
     def _put(self, source: Source, items: Sequence[Item], begun: _Begun, now: int, *, notes: bool) -> _Begun:
         """Put what is not there, and with it the note of that; again, where somebody else has written meanwhile."""
         while True:
-            chosen, replaced, present = self._choose(items, now)
-            after = begun._replace(
+            chosen, others, present = self._choose(items, now)
+            begun = begun._replace(
                 imported=begun.imported + len(chosen),
-                replaced=begun.replaced + replaced,
+                replaced=begun.replaced + len(others),
                 present=begun.present + present,
             )
-            if self._landing.put(chosen, self._note(source, after) if notes else None):
-                return after
+            items = self._landing.put(chosen, self._note(source, begun) if notes else None)
+            if not items:
+                return begun
+            replaced = sum(item.place in others for item in items)
+            begun = begun._replace(imported=begun.imported - len(items), replaced=begun.replaced - replaced)
 
-    def _choose(self, items: Sequence[Item], now: int) -> tuple[list[Placed], int, int]:
-        """What is to be put, how much of that in the place of something else, and how much is there already."""
+    def _choose(self, items: Sequence[Item], now: int) -> tuple[list[Placed], set[Place], int]:
+        """What is to be put, where something else is in its place, and how much is there already."""
         chosen: list[Placed] = []
-        replaced = present = 0
+        others: set[Place] = set()
+        present = 0
         for item, stored in self._landing.look(items):
             if not self._landing.is_live(item, stored, now):
                 chosen.append((item, None if stored is None else bytes(stored)))
@@ -279,8 +283,8 @@ class _Importing:
                 present += 1
             elif self._replaces:
                 chosen.append((item, bytes(stored or b"")))
-                replaced += 1
-        return chosen, replaced, present
+                others.add(item.place)
+        return chosen, others, present
 
     def _is_same(self, item: Item, stored: Stored | None, now: int) -> bool:
         try:

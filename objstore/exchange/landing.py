@@ -27,6 +27,10 @@ Note = tuple[Space, bytes, bytes]
 """Something that is stored with what it tells of: its space, its tree key and its record."""
 
 
+Place = tuple[str, bytes]
+"""A namespace and a tree key."""
+
+
 class Item(NamedTuple):
     """An entry of a source, encoded for its place."""
 
@@ -39,7 +43,7 @@ class Item(NamedTuple):
     tags: tuple[str, ...]
 
     @property
-    def place(self) -> tuple[str, bytes]:
+    def place(self) -> Place:
         return self.space.name, self.tree_key
 
     @property
@@ -136,24 +140,30 @@ class Landing:
 
     # Writing
 
-    def put(self, items: Sequence[Placed], note: Note | None) -> bool:
-        """Store each in the place of what was found there, and a note if all of them were; whether they were.
+    def put(self, items: Sequence[Placed], note: Note | None) -> list[Item]:
+        """Store each in the place of what was found there, and a note if all of them were; those that were not.
 
-        Those that were not have changed since they were looked at.
+        There something has changed since it was looked at.
         """
         groups: dict[str, tuple[Space, list[Replacement]]] = {}
         for item, found in items:
             _, group = groups.setdefault(item.space.name, (item.space, []))
             group.append(Replacement(item.tree_key, found, item.packed, item.expires_at, item.tags))
-        return self.target._apply(_put, list(groups.values()), note)
+        refused = self.target._apply(_put, list(groups.values()), note)
+        return [item for item, _ in items if item.place in refused]
 
 
-def _put(txn: Writer, groups: Sequence[tuple[Space, list[Replacement]]], note: Note | None) -> bool:
-    done = [each for space, group in groups for each in space.replace_many(txn, group)]
-    if note is not None and all(done):
+def _put(txn: Writer, groups: Sequence[tuple[Space, list[Replacement]]], note: Note | None) -> set[Place]:
+    refused = {
+        (space.name, each.tree_key)
+        for space, group in groups
+        for each, done in zip(group, space.replace_many(txn, group), strict=True)
+        if not done
+    }
+    if note is not None and not refused:
         notes, tree_key, packed = note
         notes.put(txn, tree_key, packed)
-    return all(done)
+    return refused
 
 
 def _tags(content: Content) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from objstore.exchange.base import Content, Entry, Position, Unreadable, beginning, states, unreadable_file
-from objstore.exchange.decoding import Decoding
+from objstore.exchange.consent import Decoding
 from objstore.exchange.jsonlines import read_line
 
 _LONGEST = 1 << 30  # bytes of a line: what a file without line ends would take of memory

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from objstore.exchange.base import Content, Entry, Position, Unreadable, beginning, states, unreadable_file
-from objstore.exchange.decoding import Decoding, ends_at
+from objstore.exchange.consent import Decoding, ends_at
 
 SUFFIXES = (".pickle", ".pkl", ".pck", ".pickled", ".p")
 
+_SMALL = 1 << 16  # bytes to which it costs next to nothing to go through them
 _NEWEST = 5
 _STOP = b"."
 _OLD_OPCODES = frozenset(opcode.code.encode("latin-1") for opcode in pickletools.opcodes if opcode.proto < 2)
@@ -87,7 +88,9 @@ class PickleFiles:
 
 def may_have_more(data: bytes) -> bool:
     """Whether something may follow the first object: what can be told without going through it all."""
-    return not data.endswith(_STOP) or data[:1] != b"\x80" or b".\x80" in data
+    if len(data) < _SMALL or not data.endswith(_STOP) or data[:1] != b"\x80":
+        return True
+    return b".\x80" in data
 
 
 def key_of(name: str) -> str:

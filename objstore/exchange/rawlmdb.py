@@ -14,7 +14,7 @@ from typing import Any
 from objstore.engines.base import DURABILITY_KEY
 from objstore.engines.lmdb.foreign import Foreign, Named
 from objstore.exchange.base import Content, Entry, Position, Unreadable, states
-from objstore.exchange.decoding import Decoding
+from objstore.exchange.consent import Decoding
 
 
 class RawLmdb:

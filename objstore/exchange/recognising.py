@@ -15,7 +15,7 @@ from objstore.engines.lmdb.datafile import DATA
 from objstore.engines.lmdb.foreign import is_environment
 from objstore.errors import SourceError
 from objstore.exchange.base import Source, unreadable_file
-from objstore.exchange.decoding import Decoding
+from objstore.exchange.consent import Decoding
 from objstore.exchange.diskcaches import DATABASE, DiskCache, is_diskcache
 from objstore.exchange.lines import JsonLines, is_jsonl
 from objstore.exchange.pickles import SUFFIXES, PickleFiles, is_pickle

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from objstore.errors import SourceError
 from objstore.exchange.base import Content, Entry, Position, beginning, states
-from objstore.exchange.decoding import Decoding
+from objstore.exchange.consent import Decoding
 from objstore.exchange.sqlite import Database, is_sqlite
 
 _GNU = {0x13579ACD, 0x13579ACE, 0x13579ACF}

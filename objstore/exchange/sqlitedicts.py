@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from objstore.exchange.base import Content, Entry, Position, Unreadable
-from objstore.exchange.decoding import Decoding
+from objstore.exchange.consent import Decoding
 from objstore.exchange.sqlite import Database
 
 _COLUMNS = ["key", "value"]

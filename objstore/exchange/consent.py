@@ -1,4 +1,4 @@
-"""Decoding: the bytes of a source to keys and values, and no code of anybody's without consent.
+"""Consent: the bytes of a source to keys and values, and no code of anybody's without consent.
 
 What a pickle names is loaded only if it is plain data of the standard library (`PLAIN`), or an array or a number of
 NumPy, or if whoever imports has allowed it by name, or trusts the source.  Everything else stays where it is, with the
