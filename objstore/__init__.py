@@ -15,8 +15,8 @@ from objstore.codecs.pickling import Pickle as Pickle
 from objstore.codecs.raw import Bytes as Bytes
 from objstore.codecs.structured import Json as Json
 from objstore.codecs.structured import Msgpack as Msgpack
-from objstore.copying import CopyReport as CopyReport
-from objstore.copying import copy as copy
+from objstore.copying.stores import copy as copy
+from objstore.copying.work import CopyReport as CopyReport
 from objstore.engines.base import Activity as Activity
 from objstore.engines.base import Held as Held
 from objstore.errors import BadSignature as BadSignature
@@ -42,6 +42,10 @@ from objstore.errors import TransactionError as TransactionError
 from objstore.errors import UnsealedWarning as UnsealedWarning
 from objstore.errors import UnsupportedOperation as UnsupportedOperation
 from objstore.errors import WrongKind as WrongKind
+from objstore.exchange.dumps import RestoreReport as RestoreReport
+from objstore.exchange.dumps import restore as restore
+from objstore.exchange.exporting import ExportReport as ExportReport
+from objstore.exchange.exporting import export as export
 from objstore.exchange.importing import ImportReport as ImportReport
 from objstore.exchange.importing import Left as Left
 from objstore.exchange.importing import import_into as import_into

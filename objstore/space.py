@@ -100,6 +100,7 @@ INITIAL_METERED = {STATE_KEY: _state.pack(METERED, 4)}
 
 # Names that begin so are the library's own: not listed, and refused to users.
 RESERVED_NAME = "\x00"
+_MOST_CHARACTERS = 1000  # of a name
 
 _BEFORE_CODEC = b"\xff"  # which no UTF-8 has
 
@@ -860,9 +861,24 @@ def check_name(name: str) -> str:
         raise TypeError(f"the name of a namespace is text, not {type(name).__name__}")
     if name.startswith(RESERVED_NAME):
         raise ValueError(f"{name!r} is a name that the library keeps for itself; take another")
-    if not 0 < len(name) <= 1000:
+    if not 0 < len(name) <= _MOST_CHARACTERS:
         raise ValueError(f"the name of a namespace has 1 to 1,000 characters, not {len(name)}")
     return name
+
+
+def is_name(name: str) -> bool:
+    """Whether a namespace can be called so: by a user, or by the library where something belongs to one of a user's."""
+    if not name.startswith(RESERVED_NAME):
+        return 0 < len(name) <= _MOST_CHARACTERS
+    length, _, rest = name[1:].partition(":")
+    if not (length.isascii() and length.isdigit() and len(length) <= 4):
+        return False
+    owner, mark, what = rest[: int(length)], rest[int(length) :][:1], rest[int(length) + 1 :]
+    return (mark == ":" and 0 < len(what) <= _MOST_CHARACTERS) and (owner == "" or _is_users(owner))
+
+
+def _is_users(name: str) -> bool:
+    return not name.startswith(RESERVED_NAME) and len(name) <= _MOST_CHARACTERS
 
 
 def contradicts(header: Header, place: bytes) -> bool:

@@ -32,9 +32,10 @@ from objstore import (
     StoreLocked,
     StoreNotFound,
     WrongKind,
-    copying,
 )
 from objstore.audit import audit
+from objstore.copying import records as copied_records
+from objstore.copying import stores, work
 from objstore.engines.base import put
 from objstore.engines.memory import MemoryEngine
 from objstore.engines.redis import leases
@@ -93,7 +94,7 @@ def place(place):
 
 @pytest.fixture
 def small_batches(monkeypatch):
-    monkeypatch.setattr(copying, "_BATCH_RECORDS", 20)
+    monkeypatch.setattr(copied_records, "_BATCH_RECORDS", 20)
 
 
 @pytest.fixture
@@ -225,7 +226,7 @@ class TestEverything:
             assert new.ttl("b") == 5
 
     def test_records_larger_than_a_batch(self, ends, monkeypatch):
-        monkeypatch.setattr(copying, "_BATCH_BYTES", 10_000)
+        monkeypatch.setattr(copied_records, "_BATCH_BYTES", 10_000)
         source, target = ends
         target.keep()
         with source.open() as store:
@@ -546,14 +547,14 @@ class TestInterrupted:
             before = contents(store)
             with monkeypatch.context() as patch:
                 notes = itertools.count()
-                note = copying._Copying._note
+                note = work.Copying._note
 
                 def note_no_more(self):
                     if next(notes) == 5:
                         raise Enough
                     note(self)
 
-                patch.setattr(copying._Copying, "_note", note_no_more)
+                patch.setattr(work.Copying, "_note", note_no_more)
                 with pytest.raises(Enough):
                     objstore.copy(source.location, target.location)
             report = objstore.copy(source.location, target.location)
@@ -616,7 +617,7 @@ class TestInterrupted:
 def records(location):
     """How many records there are, but for what says how far a copy is."""
     with Store(location, "r") as store:
-        return check(store).entries - (copying._begun(store) is not None)
+        return check(store).entries - (work.begun_in(store) is not None)
 
 
 def copy_so_much(source, target, least, send, on=False):
@@ -640,7 +641,7 @@ def assert_whole(location, expected):
 def is_begun(location):
     """Whether a copy there is not whole."""
     with Store(location, "r") as store:
-        return copying._begun(store) is not None
+        return work.begun_in(store) is not None
 
 
 class TestBesideOthers:
@@ -699,7 +700,7 @@ class TestBesideOthers:
             assert list(new.range(tag="red")) == [2, "soon"]
 
     def test_only_one_copies_into_a_store(self, ends, monkeypatch):
-        monkeypatch.setattr(copying, "_SECONDS_AFTER_DEATH", 0.1)
+        monkeypatch.setattr(stores, "_SECONDS_AFTER_DEATH", 0.1)
         source, target = ends
         with source.open() as store:
             fill(store)

@@ -98,6 +98,12 @@ def ran():
     return RAN
 
 
+@pytest.fixture
+def tmp_path(place):
+    """A directory that need not last."""
+    return pathlib.Path(place)
+
+
 # Real sources, each written by its own package
 
 
@@ -205,7 +211,7 @@ def files_of(path):
     around = (
         [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file() and each.name != "lock.mdb"]
     )
-    return {str(each): each.read_bytes() for each in around}
+    return {str(each): each.read_bytes() for each in around if each.is_file() and each.name != "lock.mdb"}
 
 
 def same(one, other):
@@ -556,6 +562,48 @@ class TestJsonLines:
         report = import_into(memory, tmp_path / "a.jsonl", key_field="id")
         assert dict(memory) == {1: {"id": 1, "name": "Ada"}}
         assert "no field 'id'" in report.unread_first[0].reason
+
+
+class TestWhatThisLibraryExports:
+    @pytest.mark.parametrize("form", ["pickle", "jsonl", "dump"])
+    def test_comes_back(self, tmp_path, form):
+        with Store("memory://") as store:
+            store.update({("t", 1): 1, "a/b": [1, 2], 42: "x", "A": 1, "a": 2, b"\xff": None})
+            store.set("tagged", 1, ttl=1000, tags=["t"])
+            store.namespace("na/me")["q"] = {}
+            assert objstore.export(store, tmp_path / "out", format=form).ok
+            report = import_into(tmp_path / "a.store", tmp_path / "out")
+            assert report.ok
+            assert (report.imported, report.verified) == (8, 8)
+            with Store(tmp_path / "a.store", "r") as back:
+                assert dict(back) == dict(store)
+                assert dict(back.namespace("na/me")) == {"q": {}}
+                assert back.entry("tagged").tags == ("t",)
+                assert back.ttl("tagged") == pytest.approx(store.ttl("tagged"), abs=1)
+
+    def test_an_index_that_lies(self, tmp_path, memory):
+        memory.update({"a": 1, "b": 2})
+        objstore.export(memory, tmp_path / "out", format="pickle")
+        (tmp_path / "out" / "b.pickle").unlink()
+        (tmp_path / "out" / "c.pickle").write_bytes(pickle.dumps(3))
+        with Store("memory://") as store:
+            report = import_into(store, tmp_path / "out")
+            assert (dict(store), [left.key for left in report.unread_first]) == ({"a": 1, "c": 3}, ["b.pickle"])
+            (tmp_path / "out" / "index.jsonl").write_text('{"file": "../../a", "key": 1}')
+            with pytest.raises(SourceError, match=r"line 1 of index\.jsonl"):
+                import_into(store, tmp_path / "out")
+
+    def test_a_dump_is_a_whole_store(self, tmp_path, memory):
+        memory["a"] = 1
+        objstore.export(memory, tmp_path / "out", format="dump")
+        for more in ({"namespace": "n"}, {}):
+            with pytest.raises(ValueError, match="by itself"):
+                import_into(tmp_path / "a.store", *[tmp_path / "out"] * (2 - len(more)), **more)
+        data = (tmp_path / "out").read_bytes()
+        (tmp_path / "out").write_bytes(data[: len(data) - 10])
+        report = import_into(tmp_path / "a.store", tmp_path / "out")
+        assert not report.ok
+        assert report.unread == len(report.unread_first) > 0
 
 
 class TestRecognising:

@@ -20,6 +20,7 @@ from rich.text import Text
 from objstore import DEFAULT, Activity, Entry, Store, StoreError, StoreNotFound, __version__
 from objstore.cli.care import backup, check, compact, copy, rekey, salvage
 from objstore.cli.demo import demo
+from objstore.cli.exporting import export
 from objstore.cli.importing import import_
 from objstore.cli.literals import literal, prefix_of
 from objstore.cli.opening import open_any
@@ -133,7 +134,7 @@ def info(store: str) -> None:
             say(f"{name:<{width}}  {value}")
 
 
-for _command in (check, backup, compact, salvage, rekey, copy, import_):
+for _command in (check, backup, compact, salvage, rekey, copy, import_, export):
     objstore.add_command(_command)
 
 

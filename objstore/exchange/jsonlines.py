@@ -11,6 +11,7 @@
     a date, a datetime                       {"date": "2026-11-26"}, {"datetime": "2026-11-26T12:00:00+00:00"}
     a UUID                                   {"uuid": "12345678-1234-5678-1234-567812345678"}
     an infinite float                        {"float": "inf"}, {"float": "-inf"}
+    text with a lone surrogate               {"text": "base64 of its UTF-8, surrogates let through"}
 
 The rule of this room is that nothing is told approximately.  A value is written only if reading the line gives it back
 equal and of the same types; else `Inexact` says where in the value something else is, and what.  Lines are ASCII: what
@@ -56,9 +57,13 @@ class Inexact(ValueError):
 
 def write_line(item: Item) -> bytes:
     """The line of an entry, with its line end.  Raises Inexact for what would not be read back as it is."""
-    fields: dict[str, Any] = {"key": _key_to_json(item.key)}
     _check_value(item.value)
-    fields["value"] = item.value
+    return line_of({"key": key_to_json(item.key), "value": item.value, **beside(item)})
+
+
+def beside(item: Item) -> dict[str, Any]:
+    """What a line tells of an entry beside its key and its value.  Raises Inexact."""
+    fields: dict[str, Any] = {}
     if item.namespace is not None:
         _check_text(item.namespace, "the name of its namespace")
         fields["namespace"] = item.namespace
@@ -68,6 +73,11 @@ def write_line(item: Item) -> bytes:
         for tag in item.tags:
             _check_text(tag, "a tag")
         fields["tags"] = item.tags
+    return fields
+
+
+def line_of(fields: dict[str, Any]) -> bytes:
+    """A line of these fields, which are exact.  Raises Inexact for an integer that Python does not write."""
     try:
         return _encode(fields).encode("ascii") + b"\n"
     except ValueError as exc:  # an integer of more digits than Python writes
@@ -79,12 +89,12 @@ def write_line(item: Item) -> bytes:
 _encode = json.JSONEncoder(check_circular=False, allow_nan=False, separators=(", ", ": ")).encode
 
 
-def _key_to_json(key: Any) -> Any:
+def key_to_json(key: Any) -> Any:
+    """What is written for a key.  Raises Inexact."""
     if type(key) is tuple:
-        return [_key_to_json(element) for element in key]
+        return [key_to_json(element) for element in key]
     if type(key) is str:
-        _check_text(key, f"the key {show(key)}")
-        return key
+        return key if _is_text(key) else {"text": b64encode(key.encode("utf-8", "surrogatepass")).decode()}
     if type(key) is float and not isfinite(key):
         return {"float": repr(key)}
     writer = _KEY_WRITERS.get(type(key))
@@ -193,7 +203,7 @@ def read_line(line: bytes, key_field: str | None = None) -> Item:
 
     Raises ValueError for what is no JSON, and for JSON that tells no entry.
     """
-    fields = _object(line)
+    fields = object_in(line)
     if key_field is not None:
         if key_field not in fields:
             raise ValueError(f"it has no field {key_field!r}; the fields are {_few(fields)}")
@@ -202,14 +212,20 @@ def read_line(line: bytes, key_field: str | None = None) -> Item:
         raise ValueError(f"it has no field {min(missing)!r}; name the field that is the key if this is no export")
     if unknown := fields.keys() - _FIELDS:
         raise ValueError(f"the field {min(unknown)!r} has no meaning here; name the field that is the key")
+    return told_beside(fields["key"], fields["value"], fields)
+
+
+def told_beside(key: Any, value: Any, fields: dict[str, Any]) -> Item:
+    """The entry with that key, as it is written, and what a line tells of it beside.  Raises ValueError."""
     namespace = fields.get("namespace")
     if not (namespace is None or isinstance(namespace, str)):
         raise ValueError("its namespace is no text")
     expires_at, tags = _moment(fields.get("expires_at")), _tags(fields.get("tags", []))
-    return Item(_key_of_json(fields["key"]), fields["value"], namespace, expires_at, tags)
+    return Item(_key_of_json(key), value, namespace, expires_at, tags)
 
 
-def _object(line: bytes) -> dict[str, Any]:
+def object_in(line: bytes) -> dict[str, Any]:
+    """The object that a line is.  Raises ValueError."""
     try:
         found = _decode(line.decode("utf-8-sig").strip())
     except UnicodeDecodeError as exc:
@@ -266,6 +282,7 @@ _KEY_READERS: dict[str, Callable[[str], Any]] = {
     "date": date.fromisoformat,
     "datetime": datetime.fromisoformat,
     "float": _infinity,
+    "text": lambda text: b64decode(text, validate=True).decode("utf-8", "surrogatepass"),
     "uuid": UUID,
 }
 

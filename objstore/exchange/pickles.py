@@ -1,6 +1,7 @@
 """Pickle files: one object each; a single one, or a directory of them, in which a sub-directory is a namespace.
 
-The key is the name of the file, without the suffix by which one knows a pickle.  A file with more than one object in
+The key is the name of the file, without the suffix by which one knows a pickle; or what the index says, where there is
+one, as in a directory that was exported.  A file with more than one object in
 it is left behind: only whoever wrote it knows what the others are to be called.
 """
 
@@ -8,13 +9,16 @@ from __future__ import annotations
 
 import os
 import pickletools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from objstore.errors import SourceError
 from objstore.exchange.base import Content, Entry, Position, Unreadable, beginning, states, unreadable_file
 from objstore.exchange.consent import Decoding, ends_at
+from objstore.exchange.jsonlines import Item
+from objstore.exchange.pickledirs import INDEX, read_index
 
 SUFFIXES = (".pickle", ".pkl", ".pck", ".pickled", ".p")
 
@@ -50,7 +54,8 @@ class PickleFiles:
         self.path = str(path)
         self._decoding = decoding
         self._root = path if path.is_dir() else path.parent
-        self._names = _names_in(path) if path.is_dir() else [path.name]
+        self._index = _index_of(path)
+        self._names = _names_in(path, self._index) if path.is_dir() else [path.name]
 
     def close(self) -> None:
         pass
@@ -68,8 +73,10 @@ class PickleFiles:
                 yield Entry(name, name, _size(path), partial(self._read, path, name))
 
     def _read(self, path: Path, name: str) -> Content:
-        namespace = os.path.dirname(name) or None
-        return Content(key_of(path.name), partial(self._load, path), namespace)
+        load, known = partial(self._load, path), self._index.get(name)
+        if known is None:
+            return Content(key_of(path.name), load, os.path.dirname(name) or None)
+        return Content(known.key, load, known.namespace, known.expires_at, known.tags)
 
     def _load(self, path: Path) -> Any:
         try:
@@ -99,14 +106,29 @@ def key_of(name: str) -> str:
     return stem if suffix.lower() in SUFFIXES else name
 
 
-def _names_in(directory: Path) -> list[str]:
-    """The files in a directory and in those below it, in order; those whose names begin with a dot are nobody's."""
-    found = []
+def _index_of(path: Path) -> dict[str, Item]:
+    """What an export says of its files, by their names; nothing where this is none.  Raises SourceError."""
+    if not (path / INDEX).is_file():
+        return {}
+    try:
+        return {os.path.relpath(name, path): item for name, item in read_index(path)}
+    except ValueError as exc:
+        raise SourceError(f"{str(path)!r} is no export: {exc}; mend the line, or rename the file") from exc
+    except OSError as exc:
+        raise unreadable_file(path / INDEX, exc) from exc
+
+
+def _names_in(directory: Path, index: Mapping[str, Item]) -> list[str]:
+    """The files in a directory and in those below it, in order, and those that should be there.
+
+    Those whose names begin with a dot are nobody's.
+    """
+    found = list(index)
     for place, directories, names in os.walk(directory):
         directories[:] = [name for name in directories if not name.startswith(".")]
         below = os.path.relpath(place, directory)
         found += [name if below == "." else f"{below}/{name}" for name in names if not name.startswith(".")]
-    return sorted(found)
+    return sorted(set(found) - ({INDEX} if index else set()))
 
 
 def _size(path: Path) -> int:

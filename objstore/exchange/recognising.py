@@ -17,6 +17,7 @@ from objstore.errors import SourceError
 from objstore.exchange.base import Source, unreadable_file
 from objstore.exchange.consent import Decoding
 from objstore.exchange.diskcaches import DATABASE, DiskCache, is_diskcache
+from objstore.exchange.dumps import is_dump
 from objstore.exchange.lines import JsonLines, is_jsonl
 from objstore.exchange.pickles import SUFFIXES, PickleFiles, is_pickle
 from objstore.exchange.rawlmdb import RawLmdb
@@ -116,7 +117,7 @@ def _of_file(place: Path) -> str | None:
         return _of_sqlite(place)
     if is_environment(str(place)):
         return "lmdb"
-    if is_a_dump(place):
+    if is_dump(place):
         return DUMP
     if find_shelf(place):
         return "shelve"
@@ -135,11 +136,6 @@ def _of_sqlite(place: Path) -> str | None:
         return "sqlitedict" if tables_of(database) else None
     finally:
         database.close()
-
-
-def is_a_dump(place: Path) -> bool:
-    """Whether a file is a dump of a store."""
-    return False
 
 
 # Opening them
