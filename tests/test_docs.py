@@ -39,6 +39,10 @@ def test_the_examples_of_the_page_on_servers_run(tmp_path, cluster):
     run_examples("docs/servers.md", tmp_path, at_least=7, servers=cluster)
 
 
+def test_the_examples_of_the_page_on_importing_run(tmp_path):
+    run_examples("docs/importing.md", tmp_path, at_least=4)
+
+
 def test_ci_runs_the_test_command_of_the_readme():
     command = next(line for line in README.splitlines() if line.endswith("-m pytest") and "venv" in line)
     assert command in (ROOT / ".ci" / "run").read_text().splitlines()

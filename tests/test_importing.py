@@ -350,10 +350,11 @@ class TestPickleFiles:
         (tmp_path / "all" / "empty.pickle").touch()
         (tmp_path / "all" / "notes.md").write_text("# notes")
         (tmp_path / "all" / ".hidden").write_text("nobody's")
+        os.mkfifo(tmp_path / "all" / "pipe.pickle")
         report = import_into(memory, tmp_path / "all")
         assert dict(memory) == {"good": 1}
         reasons = {left.key: left.reason for left in report.unread_first}
-        assert reasons.keys() == {"two.pickle", "more.pickle", "cut.pickle", "empty.pickle", "notes.md"}
+        assert reasons.keys() == {"two.pickle", "more.pickle", "cut.pickle", "empty.pickle", "notes.md", "pipe.pickle"}
         assert reasons["more.pickle"].startswith("1 bytes follow its first object")
         assert "follow its first object" in reasons["two.pickle"]
         assert "cannot be loaded" in reasons["cut.pickle"]
@@ -397,9 +398,12 @@ class TestDiskcache:
                 cache[key] = value
             cache.set("short", 1, expire=1e-6)
             cache.set("long", 2, expire=1000, tag=7)
-            cache.cache("inner/one")["a"] = 1
-            cache.deque("queue").extend("xy")
-            cache.index("table")[("k", 1)] = "v"
+            inner, queue, table = cache.cache("inner/one"), cache.deque("queue"), cache.index("table")
+            inner["a"] = 1
+            queue.extend("xy")
+            table[("k", 1)] = "v"
+            for part in (inner, queue.cache, table.cache):  # which the cache itself does not close
+                part.close()
         report = import_into(memory, tmp_path / "source")
         assert report.ok
         assert report.expired == 1

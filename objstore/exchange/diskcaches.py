@@ -28,7 +28,7 @@ _COLUMNS = "key, raw, expire_time, tag, size, mode, filename, value"
 _NEEDED = {"key", "raw", "expire_time", "tag", "mode", "filename", "value"}
 _RAW, _BINARY, _TEXT, _PICKLE = range(1, 5)
 _PARTS = ("cache", "deque", "index")
-_SAMPLE = "SELECT key, raw, value, mode FROM Cache ORDER BY rowid LIMIT 20"
+_SAMPLE = "SELECT key, raw FROM Cache ORDER BY rowid LIMIT 20"
 
 
 def is_diskcache(path: Path) -> bool:
@@ -55,11 +55,18 @@ class _Shard:
         self.directory = directory
         self.namespace = _namespace(directory, root)
         self.database = Database(directory / DATABASE)
-        if not set(self.database.tables().get(_TABLE, ())) >= _NEEDED:
+        try:
+            self.is_json = self._is_json()
+        except BaseException:
             self.database.close()
-            raise SourceError(f"{str(directory / DATABASE)!r} is no cache of diskcache: it has another table")
+            raise
+
+    def _is_json(self) -> bool:
+        """Whether it was written by `JSONDisk`.  Raises SourceError where it was not written by diskcache at all."""
+        if not set(self.database.tables().get(_TABLE, ())) >= _NEEDED:
+            raise SourceError(f"{str(self.database.path)!r} is no cache of diskcache: it has no such table")
         sample = self.database.all(_SAMPLE)
-        self.is_json = bool(sample) and all(raw and _tells_json(key) for key, raw, _, _ in sample)
+        return bool(sample) and all(raw and _tells_json(key) for key, raw in sample)
 
 
 def _namespace(directory: Path, root: Path) -> str | None:

@@ -117,11 +117,13 @@ class Landing:
         """Whether what is stored there has not expired."""
         if stored is None:
             return False
+        if item.expires_at is None and _is_packed(item, stored):
+            return True
         return item.space.look(item.tree_key, stored, len(stored), lambda _: stored, now) is not None
 
     def is_same(self, item: Item, stored: Stored, now: int) -> bool:
         """Whether what is stored there is this value.  Raises Unreadable where that cannot be said."""
-        if len(stored) == len(item.packed) and bytes(stored) == item.packed:
+        if _is_packed(item, stored):
             return True
         space = item.space
         try:
@@ -166,7 +168,14 @@ def _put(txn: Writer, groups: Sequence[tuple[Space, list[Replacement]]], note: N
     return refused
 
 
+def _is_packed(item: Item, stored: Stored) -> bool:
+    """Whether what is stored is what would be, to the byte."""
+    return len(stored) == len(item.packed) and bytes(stored) == item.packed
+
+
 def _tags(content: Content) -> tuple[str, ...]:
+    if not content.tags:
+        return ()
     try:
         return check_tags(content.tags)
     except (TypeError, ValueError) as exc:

@@ -80,6 +80,8 @@ class PickleFiles:
 
     def _load(self, path: Path) -> Any:
         try:
+            if path.exists() and not path.is_file():  # a pipe, say, which would never end
+                raise Unreadable("it is no regular file")
             data = path.read_bytes()
         except OSError as exc:
             raise Unreadable(f"it cannot be read: {exc.strerror or exc}") from exc

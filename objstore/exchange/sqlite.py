@@ -46,6 +46,7 @@ class Database:
                 f"file:{quote(str(path.absolute()))}?{options}", uri=True, timeout=_SECONDS, isolation_level=None
             )
         self._connection.text_factory = _text
+        self._connection.execute("PRAGMA trusted_schema = OFF")  # a schema may call functions
 
     def close(self) -> None:
         self._connection.close()

@@ -31,7 +31,11 @@ class SqliteDicts:
     def __init__(self, path: Path, decoding: Decoding) -> None:
         self.path, self._decoding = str(path), decoding
         self._database = Database(path)
-        self.tables = tables_of(self._database)
+        try:
+            self.tables = tables_of(self._database)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         self._database.close()
