@@ -46,9 +46,9 @@ from objstore.exchange.dumps import RestoreReport as RestoreReport
 from objstore.exchange.dumps import restore as restore
 from objstore.exchange.exporting import ExportReport as ExportReport
 from objstore.exchange.exporting import export as export
-from objstore.exchange.importing import ImportReport as ImportReport
-from objstore.exchange.importing import Left as Left
 from objstore.exchange.importing import import_into as import_into
+from objstore.exchange.reports import ImportReport as ImportReport
+from objstore.exchange.reports import Left as Left
 from objstore.keys import LostKey as LostKey
 from objstore.mapping import DEFAULT as DEFAULT
 from objstore.memoize import CacheInfo as CacheInfo

@@ -37,7 +37,7 @@ from click.testing import CliRunner
 import objstore
 from objstore import Cache, SourceError, Store, import_into
 from objstore.cli.commands import objstore as command
-from objstore.exchange import importing, landing
+from objstore.exchange import landing, passes, reports, sqlite
 from objstore.exchange.consent import names_in
 
 DATA = {
@@ -477,6 +477,34 @@ class TestSqlitedict:
         with pytest.raises(SourceError, match="no table of a SqliteDict"):
             import_into(memory, tmp_path / "b.db", format="sqlitedict")
 
+    def test_no_writer_waits_for_a_reader_between_its_pages(self, tmp_path, memory, monkeypatch):
+        monkeypatch.setattr(passes, "_BATCH_RECORDS", 7)
+        monkeypatch.setattr(sqlite, "_PAGE_ROWS", 5)
+        write_sqlitedict(tmp_path / "a.db", {f"{number:03}": number for number in range(50)})
+        with closing(sqlite3.connect(tmp_path / "a.db", timeout=0, isolation_level=None)) as writer:
+
+            def write(done, _total):
+                writer.execute("UPDATE unnamed SET value = ? WHERE key = '000'", (pickle.dumps(done),))
+
+            report = import_into(memory, tmp_path / "a.db", progress=write)
+        assert (report.imported, len(memory), report.verified) == (50, 50, 49)
+        assert [left.key for left in report.differing_first] == ["'000'"]
+
+    def test_a_cache_that_is_written_while_it_is_read_as_if_nobody_had_it_open(self, tmp_path, memory, monkeypatch):
+        monkeypatch.setattr(passes, "_BATCH_RECORDS", 7)
+        write_diskcache(tmp_path / "source", {f"{number:03}": number for number in range(50)})
+        writers = []
+
+        def write(_done, _total):
+            writers.append(diskcache.Cache(str(tmp_path / "source")))
+            writers[-1]["late"] = 1
+            writers[-1].close()
+
+        with pytest.raises(SourceError, match="written while it was read"):
+            import_into(memory, tmp_path / "source", progress=write)
+        assert import_into(memory, tmp_path / "source").ok
+        assert memory["late"] == 1
+
     def test_a_journal_of_a_writer_that_was_killed_is_read_and_kept(self, tmp_path, memory):
         (tmp_path / "dead").mkdir()
         with closing(sqlite3.connect(tmp_path / "live.db")) as connection:
@@ -732,13 +760,13 @@ class TestTheTarget:
         assert "frozenset" in report.unread_first[0].reason
 
     def test_the_list_is_bounded_and_the_count_is_not(self, tmp_path, memory, monkeypatch):
-        monkeypatch.setattr(importing, "_MOST_LISTED", 3)
+        monkeypatch.setattr(reports, "MOST_LISTED", 3)
         (tmp_path / "a.jsonl").write_bytes(b'{"key": 1, "value": 1}\n' + b"{}\n" * 10)
         report = import_into(memory, tmp_path / "a.jsonl")
         assert (report.unread, len(report.unread_first)) == (10, 3)
 
     def test_progress_ends_where_it_says(self, source, memory, monkeypatch):
-        monkeypatch.setattr(importing, "_BATCH_RECORDS", 7)
+        monkeypatch.setattr(passes, "_BATCH_RECORDS", 7)
         told = []
         import_into(memory, source, progress=lambda *each: told.append(each))
         assert told == sorted(told)

@@ -34,10 +34,10 @@ KILLS = int(os.environ.get("OBJSTORE_KILLS", "3"))
 IMPORT = """
     import os, signal, sys, warnings
     import objstore
-    from objstore.exchange import importing
+    from objstore.exchange import passes
 
     target, source, most = sys.argv[1:4]
-    importing._BATCH_RECORDS = 10
+    passes._BATCH_RECORDS = 10
     sys.path.insert(0, os.path.dirname(source))  # where the class is
     warnings.simplefilter("ignore", objstore.UnsealedWarning)
 

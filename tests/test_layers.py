@@ -81,7 +81,8 @@ STRATA = [
     "exchange.exporting",
     "exchange.pickles  exchange.shelves  exchange.diskcaches  exchange.sqlitedicts  exchange.rawlmdb  exchange.lines",
     "exchange.recognising",
-    "exchange.landing",
+    "exchange.reports  exchange.landing",
+    "exchange.passes",
     "exchange.importing",
     "",  # objstore itself: the public names
     "cli*  adapters*",  # these call public names only
