@@ -37,6 +37,7 @@ class Damage(NamedTuple):
     key: Any
     """Its key, or a LostKey where that is lost with it."""
     reason: str
+    """What is wrong with it, in words."""
 
     @property
     def shown_key(self) -> str:

@@ -69,20 +69,23 @@ class CacheStats(Stats):
     bytes: int
     """What the records take, as `max_size` counts it; expired ones that are not yet swept are among them."""
     max_size: int | None
+    """The bound of `bytes`, or None."""
     max_entries: int | None
+    """The bound of `entries`, or None."""
     policy: str
+    """"lru", "lfu" or "fifo"; on servers "servers", whose own policy it is."""
 
 
 class Cache(Store[K, V]):
     """A `Store` with a bound: where it is full, a write makes room by evicting what is of least use.
 
-    `location`, `flag`: as for `Store`.
-    `max_size`: bytes that records may take on the disk, with their keys; the file is larger by its free pages and what
-    lies half empty in others. A value that alone takes more is refused with StoreFull.
-    `max_entries`: how many records it may hold.
-    `ttl`: seconds, or a timedelta, after which what is stored without a ttl of its own expires; of this handle.
-    `policy`: what goes first: what was not used for longest ("lru"), what was used least ("lfu"), or what was stored
-    first ("fifo"). Each is held by samples: what goes is among the first, not always the very first.
+    * `location`, `flag`: as for `Store`.
+    * `max_size`: bytes that records may take on the disk, with their keys; the file is larger by its free pages and
+      what lies half empty in others. A value that alone takes more is refused with StoreFull.
+    * `max_entries`: how many records it may hold.
+    * `ttl`: seconds, or a timedelta, after which what is stored without a ttl of its own expires; of this handle.
+    * `policy`: what goes first: what was not used for longest ("lru"), what was used least ("lfu"), or what was stored
+      first ("fifo"). Each is held by samples: what goes is among the first, not always the very first.
 
     The bounds hold for all namespaces and memoized results together, and for all processes: they are recorded, and
     the last who opens it and names one sets it. None is what is recorded; a new cache needs a bound or a ttl, and is

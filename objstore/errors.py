@@ -128,7 +128,7 @@ class OutcomeUnknown(StoreError):
 
 
 class UnsupportedOperation(StoreError, NotImplementedError):
-    """The engine behind the store cannot do this; `operation` and `engine` name the two."""
+    """The engine behind the store cannot do this; `operation` and `engine` name the two, `hint` says what to do."""
 
     def __init__(self, operation: str, engine: str, hint: str) -> None:
         super().__init__(f"{operation} is not possible on the {engine} engine: {hint}")

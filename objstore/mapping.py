@@ -44,6 +44,7 @@ class _Default:
 
 
 DEFAULT: Any = _Default()
+"""Left out: as `ttl`, the default ttl of the store; as a bound of a range or a default value, none."""
 
 # What has no state of its own to change: an edit of it would be lost.
 _IMMUTABLE = (type(None), bool, int, float, complex, str, bytes, tuple, frozenset, range)
@@ -191,7 +192,7 @@ class Readable(Mapping[K, V]):
     # Many at once, and lazily
 
     def get_many(self, keys: Iterable[K]) -> dict[K, V]:
-        """Keys and values of those that are there, in one consistent state."""
+        """Keys and values of those that are there, in one consistent state.  Raises CorruptRecord, DecodeError."""
         tree_key, value = self._space.tree_key, self._space.value
         asked = {tree_key(key): key for key in keys}
         found = {}
@@ -211,7 +212,7 @@ class Readable(Mapping[K, V]):
         return self._entry(found)
 
     def ttl(self, key: K) -> float | None:
-        """Seconds until `key` expires, or None if it never does.  Raises KeyError."""
+        """Seconds until `key` expires, a float, or None if it never does.  Raises KeyError."""
         now = self._space.now()
         found = self._look(key, now)
         if found is None:
@@ -296,6 +297,9 @@ class Writable(Readable[K, V], MutableMapping[K, V]):
         """Store `value` under `key`, to expire after `ttl` (seconds or a timedelta; None is never), with tags.
 
         What was there goes with its expiry and its tags; a plain assignment gives the default ttl and no tags.
+
+        Raises EncodeError where the value cannot be encoded, StoreFull where there is no room: then nothing has
+        changed. Raises TypeError and ValueError for a ttl or tags that make no sense.
         """
         expires, labels = self._expires_at(ttl), check_tags(tags)
         self._apply(self._space.put, *self._space.pack(key, value, expires, labels), expires, labels)
@@ -351,7 +355,7 @@ class Writable(Readable[K, V], MutableMapping[K, V]):
                     return default
 
     def add(self, key: K, value: V, *, ttl: TTL = DEFAULT, tags: Iterable[str] = ()) -> bool:
-        """Store `value` only if `key` is absent; whether it was."""
+        """Store `value` only if `key` is absent; whether it was.  `ttl`, `tags` and what is raised as in `set`."""
         expires, labels = self._expires_at(ttl), check_tags(tags)
         tree_key, packed = self._space.pack(key, value, expires, labels)
         if self._space.tries_first and self._apply(self._space.replace, tree_key, None, packed, expires, labels):
@@ -364,7 +368,11 @@ class Writable(Readable[K, V], MutableMapping[K, V]):
                 return True
 
     def compare_and_set(self, key: K, expected: Any, value: V) -> bool:
-        """Store `value` only if the value of `key` equals `expected`; whether it did.  Expiry and tags stay."""
+        """Store `value` only if the value of `key` equals `expected` (by `==`); whether it did.  Expiry and tags stay.
+
+        An absent key equals nothing.  Raises EncodeError, and CorruptRecord and DecodeError where what is there cannot
+        be read.
+        """
         tree_key = self._space.tree_key(key)
         while True:
             now = self._space.now()
@@ -380,7 +388,8 @@ class Writable(Readable[K, V], MutableMapping[K, V]):
     ) -> Any:
         """Add `delta` to the value of `key` (to `default`, if it is absent) and give the sum.
 
-        What is there keeps its expiry and tags; what is new gets `ttl` and `tags`.
+        What is there keeps its expiry and tags; what is new gets `ttl` and `tags`.  Raises TypeError where the two
+        cannot be added.
         """
         return self._modify(key, lambda value: value + delta, default, self._expires_at(ttl), check_tags(tags))
 
@@ -440,7 +449,8 @@ class Writable(Readable[K, V], MutableMapping[K, V]):
     def update(self, other: Any = (), /, *, ttl: TTL = DEFAULT, tags: Iterable[str] = (), **more: Any) -> None:
         """Store every item of a mapping, of an iterable of pairs and of the keywords, in one transaction.
 
-        All values are encoded before the write lock is taken: one bad value changes nothing.
+        All values are encoded before the write lock is taken: one bad value changes nothing.  On servers it is a step
+        for each key.  `ttl` and `tags` are for all of them, and what is raised is as in `set`.
         """
         expires, labels = self._expires_at(ttl), check_tags(tags)
         packed = self._space.pack_many(chain(pairs(other), more.items()), expires, labels)

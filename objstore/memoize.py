@@ -307,19 +307,19 @@ class Computing(Writable[K, V]):
         result, found by the values of its arguments, in all processes and later ones too; of all who make a call at the
         same time one computes, and the others wait for the result or the error. Each gets a copy of its own.
 
-        `ttl`: seconds or a timedelta, None for ever; or a function of the result that gives it (zero or less: it is
-        not kept). Left out, the default of the store.
-        `name`: what the results are kept under; functions with a name of their own need none.
-        `version`: anything; another one finds no results of former ones. "source" is a digest of the source of the
-        function, and the default in `__main__`.
-        `key`: a function that is called with the same arguments, whose result stands for the call.
-        `ignore`: names of parameters that do not count.
-        `tags`: as in `set`; `delete_tag` of this store forgets the results, too.
-        `stale`: seconds, or a timedelta: for so long after its ttl a result is served on, while one caller computes it
-        anew.
-        `exceptions`: types of errors that are remembered like results, where they can be pickled and built again; for
-        the default ttl of the store, where `ttl` is a function.
-        `store_if`: a function of the result: whether it is kept.
+        * `ttl`: seconds or a timedelta, None for ever; or a function of the result that gives it (zero or less: it is
+          not kept). Left out, the default of the store.
+        * `name`: what the results are kept under; functions with a name of their own need none.
+        * `version`: anything; another one finds no results of former ones. "source" is a digest of the source of the
+          function, and the default in `__main__`.
+        * `key`: a function that is called with the same arguments, whose result stands for the call.
+        * `ignore`: names of parameters that do not count.
+        * `tags`: as in `set`; `delete_tag` of this store forgets the results, too.
+        * `stale`: seconds, or a timedelta: for so long after its ttl a result is served on, while one caller computes
+          it anew.
+        * `exceptions`: types of errors that are remembered like results, where they can be pickled and built again; for
+          the default ttl of the store, where `ttl` is a function.
+        * `store_if`: a function of the result: whether it is kept.
 
         What the function returns must be what the store can hold, else EncodeError is raised, or StoreFull where it
         takes more than the bound of a cache, or there is no room on the disk. In a transaction of the same thread, of

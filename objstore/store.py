@@ -72,6 +72,7 @@ class Stats:
     held: tuple[Held, ...]
     """The states that this process holds, oldest first, with `age` (seconds) and `bytes` (shown without a copy)."""
     durability: str
+    """What a write waits for: "full", "relaxed", "process", or on servers "replicated"."""
     id: str
     """What names this store and no other."""
     codec: str
@@ -83,40 +84,40 @@ class Stats:
     created: str
     """When it was made, ISO 8601, UTC."""
     format: int
+    """The version of the format on disk."""
 
 
 class Store(Computing[K, V]):
     """A dictionary on disk: ordered, transactional, safe between threads and processes.
 
-    `location`: a path, or a URL: `lmdb:///absolute/path`, `memory://` (new each time), `memory://name`, or on servers
-    `redis://host:port/name`, also `rediss`, `valkey` and `valkeys` (see docs/servers.md, which says what differs).
-    `flag`: "r" read, "w" must exist, "c" create if missing, "n" always new and empty.
-    `codec`: how values become bytes: "pickle", which runs code that is stored; "msgpack", "json" and "bytes", which do
-    not; one of these with options (`Pickle`, `Msgpack`, `Json`), or your own (see `Codec`). None for what is recorded,
-    which is "pickle" in a new store. Name a codec that runs no code where others could write the store.
-    `compression`: "zstd", "lz4", "zlib" or a `Compression`, for what this handle writes, where it makes it smaller.
-    `signing_key`, `encryption_key`: at least 32 secret random bytes, the name of an environment variable that holds
-    them in hexadecimal digits, or a list of such, newest first. A store that was made with one takes only records that
-    were sealed with it, for their key, namespace and store. None is what OBJSTORE_SIGNING_KEY and
-    OBJSTORE_ENCRYPTION_KEY say; False is none. Without its key, a sealed store can be listed, checked and backed up,
-    and no value read or written.
-    `durability`: "full", "relaxed" or "process", for all who have the store open; None for what is
-    recorded, which is "full" in a new store. On servers "process" or "replicated", of this handle; a new store there
-    is "process".
-    `map_size`: bytes the store may grow to; None reserves what the file system could ever hold.
-    `max_readers`: transactions that may read at the same time, in all processes.
-    `permissions`: "private" makes files for the owner alone and refuses a directory or files that others
-    own or can write; "umask" leaves both to the user.
-    `immutable`: read without a lock file, from media that nobody writes to.
-    `network`: True allows a file system of a network or a cluster (told on Linux alone), which is refused
-    because LMDB's locks and maps end at the host: only one host may ever have the store open.
-    `readahead`: False where the data is much larger than memory and read at random.
-    `clock`: seconds since 1970, for expiry.
+    * `location`: a path, or a URL: `lmdb:///absolute/path`, `memory://` (new each time), `memory://name`, or on servers
+      `redis://host:port/name`, also `rediss`, `valkey` and `valkeys` (see docs/servers.md, which says what differs).
+    * `flag`: "r" read, "w" must exist, "c" create if missing, "n" always new and empty.
+    * `codec`: how values become bytes: "pickle", which runs code that is stored; "msgpack", "json" and "bytes", which
+      do not; one of these with options (`Pickle`, `Msgpack`, `Json`), or your own (see `Codec`). None for what is
+      recorded, which is "pickle" in a new store. Name a codec that runs no code where others could write the store.
+    * `compression`: "zstd", "lz4", "zlib" or a `Compression`, for what this handle writes, where it makes it smaller.
+    * `signing_key`, `encryption_key`: at least 32 secret random bytes, the name of an environment variable that holds
+      them in hexadecimal digits, or a list of such, newest first. A store that was made with one takes only records
+      that were sealed with it, for their key, namespace and store. None is what OBJSTORE_SIGNING_KEY and
+      OBJSTORE_ENCRYPTION_KEY say; False is none. Without its key, a sealed store can be listed, checked and backed up,
+      and no value read or written.
+    * `durability`: "full", "relaxed" or "process", for all who have the store open; None for what is recorded, which is
+      "full" in a new store. On servers "process" or "replicated", of this handle; a new store there is "process".
+    * `map_size`: bytes the store may grow to; None reserves what the file system could ever hold.
+    * `max_readers`: transactions that may read at the same time, in all processes.
+    * `permissions`: "private" makes files for the owner alone and refuses a directory or files that others own or can
+      write; "umask" leaves both to the user.
+    * `immutable`: read without a lock file, from media that nobody writes to.
+    * `network`: True allows a file system of a network or a cluster (told on Linux alone), which is refused because
+      LMDB's locks and maps end at the host: only one host may ever have the store open.
+    * `readahead`: False where the data is much larger than memory and read at random.
+    * `clock`: a function that gives seconds since 1970; expiry goes by it.
 
-    Raises StoreNotFound, StoreDenied, StoreCorrupt, StoreSuspect, StoreLocked; EngineUnavailable where no server
-    answers; StoreError where the store
-    is of another kind, codec or format; BadSignature where it is not sealed with a key that was given; ValueError and
-    TypeError for arguments that make no sense; ModuleNotFoundError for an option whose package is not installed.
+    Raises StoreNotFound, StoreExists, StoreDenied, StoreCorrupt, StoreSuspect, StoreLocked; WrongKind where there is a
+    `Cache`; StoreError where the store has another codec or a later format; BadSignature where it is not sealed with a
+    key that was given; EngineUnavailable where no server answers; ValueError and TypeError for arguments that make no
+    sense; ModuleNotFoundError for an option whose package is not installed.
     """
 
     _kind: ClassVar[str] = "Store"
@@ -324,6 +325,8 @@ class Store(Computing[K, V]):
 
         Large buffers in its values (NumPy arrays and the like, 64 KiB and more) are read-only views, found without
         a copy; with `verify` their digests are verified, too, which reads them once.
+
+        Raises UnsupportedOperation where the engine has no snapshots.
         """
         self._require("snapshot", "read the keys one by one")
         reader = self._engine.snapshot()
@@ -350,7 +353,11 @@ class Store(Computing[K, V]):
         return self._space.viewing(verify).value(key, tree_key, self._engine.view(tree_key))  # type: ignore[no-any-return]
 
     def transaction(self) -> Transaction[K, V]:
-        """A unit of work, applied as a whole or not at all: `with store.transaction() as txn:`."""
+        """A unit of work, applied as a whole or not at all: `with store.transaction() as txn:`.
+
+        To enter it raises TransactionError where this thread has one open, and ReadOnlyStore. Raises
+        UnsupportedOperation where the engine has no transactions.
+        """
         self._require("transaction", "use compare_and_set, modify or edit on single keys")
         # The function remembers the store, which nobody else may do before the transaction is entered.
         return Transaction(self._space, Unit(lambda: self._write(), self._engine), self._default_ttl)
@@ -384,9 +391,11 @@ class Store(Computing[K, V]):
     ) -> int:
         """Store any number of items (a mapping, or an iterable of pairs) in bounded memory; how many.
 
-        Records are gathered up to `batch_bytes` and each batch is one transaction: what was stored before
-        an error stays.  `progress` is called after each batch with the items done and, where the source
-        has a length, their number.
+        Records are gathered up to `batch_bytes` (64 MiB) and each batch is one transaction: what was stored before
+        an error stays.  `ttl` and `tags` are for all of them, as in `set`.  `progress(done, total)` is called after
+        each batch with the items done and, where the source has a length, their number, else None.
+
+        Raises EncodeError for a value that cannot be encoded, and what the iterable raises.
         """
         total = len(items) if hasattr(items, "__len__") else None
         expires, labels = self._expires_at(ttl), check_tags(tags)
@@ -444,7 +453,10 @@ class Store(Computing[K, V]):
         return namespace_names(self._reader())
 
     def drop_namespace(self, name: str) -> None:
-        """Empty a namespace and forget it, for every process.  What writes to it later makes it anew."""
+        """Empty a namespace and forget it, for every process.  What writes to it later makes it anew.
+
+        Raises ValueError for what cannot be the name of one; one that is not there does no harm.
+        """
         self._apply(self._space.sibling(check_name(name)).drop, self._space.now())
 
     # Care
@@ -453,8 +465,10 @@ class Store(Computing[K, V]):
         """Check the last committed state: the structure of the file, every record, and the counts and indexes.
 
         A process of its own does that, while everybody reads and writes on.  Nothing is decoded; where the store is
-        sealed, and this handle has a key, every seal is verified.  `progress(done,
-        total)` is called with pages.  For stores that cannot be opened there is `objstore.check`.
+        sealed, and this handle has a key, every seal is verified.  `progress(done, total)` is called with pages.  For
+        stores that cannot be opened there is `objstore.check`.
+
+        Raises StoreError where no process can be started.
         """
         return check_engine(self._engine, progress, self._keys)
 

@@ -188,7 +188,10 @@ class Transaction(Writable[K, V]):
                 raise
 
     def transaction(self) -> Transaction[K, V]:
-        """A savepoint: a transaction inside this one, which commits into it or aborts alone."""
+        """A savepoint: a transaction inside this one, which commits into it or aborts alone.
+
+        While it is open, this one refuses use: TransactionError.
+        """
         unit = Unit(lambda: self._unit.writer().savepoint(), self._unit.engine, self._unit)
         return Transaction(self._space, unit, self._default_ttl)
 

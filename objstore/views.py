@@ -52,10 +52,14 @@ class Source(Protocol[K, V]):
 class Entry(Generic[K, V]):
     """A record seen without its value.
 
-    `key`; `size`, the stored bytes; `codec`, the name of the codec ("damaged" where the record makes no
-    sense); `expires_at`, in UTC, or None; `tags`.  The value is decoded when `value` is first asked for,
-    and read at that moment: through a snapshot it is what the entry showed, through a store it is what is
-    there by then.
+    * `key`: the key.
+    * `size`: the bytes of the record as it is stored.
+    * `codec`: the name of the codec; "damaged" where the record makes no sense.
+    * `expires_at`: when it expires, a datetime in UTC, or None.
+    * `tags`: its tags, a tuple of texts.
+
+    The value is decoded when `value` is first asked for, and read at that moment: through a snapshot it is what
+    the entry showed, through a store it is what is there by then.
     """
 
     __slots__ = ("_source", "_tree_key", "_value", "codec", "expires_at", "key", "size", "tags")
@@ -138,7 +142,10 @@ class Range(Generic[K, V]):
         return Entries(self)
 
     def clear(self) -> int:
-        """Remove everything in the range in one transaction; how much that was."""
+        """Remove everything in the range in one transaction; how many items that was.
+
+        Raises TypeError for a range of a snapshot, which is for reading.
+        """
         return self._source._clear(self._stretch)
 
     def __repr__(self) -> str:

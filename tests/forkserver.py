@@ -146,7 +146,9 @@ def main() -> None:
     import objstore.engines.lmdb
 
     with suppress(ImportError):  # what the command line needs
-        import objstore.cli  # noqa: F401
+        import objstore.cli.care
+        import objstore.cli.reading
+        import objstore.cli.writing  # noqa: F401
 
     gc.freeze()
     code = _serve(socket.socket(fileno=int(sys.argv[1])))

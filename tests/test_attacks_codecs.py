@@ -10,6 +10,7 @@ from __future__ import annotations
 import copyreg
 import os
 import pickle
+import shutil
 import struct
 import sys
 import zlib
@@ -36,6 +37,7 @@ from attacker import (
 from doors import READING, VICTIM, WRITING, in_snapshot, in_transaction
 from programs import run
 
+import objstore
 from objstore import BadSignature, CorruptRecord, DecodeError, Pickle, Store, StoreError
 
 SAFE = {"bytes": b"value", "json": [3], "msgpack": [3]}
@@ -395,3 +397,86 @@ def test_who_gives_a_sealed_store_no_key_and_forbids_pickles_reads_nothing(tmp_p
         plant(store, place, fitting(place, PICKLE))
         refuses(store, VICTIM, BadSignature)
     assert KEY.hex() not in os.environ.values()
+
+
+def exported(store, directory):
+    """Export a store in every way; which keys are left out, by format.  A dump is restored, and exported again."""
+    left_out = {}
+    for form in ("pickle", "jsonl"):
+        report = objstore.export(store, directory / form, form)
+        left_out[form] = [damage.key for damage in report.why]
+        assert attacker.ran == []
+    dump = directory / "a.dump"
+    assert objstore.export(store, dump, "dump", force=True).exported == len(store)
+    assert attacker.ran == []
+    shutil.rmtree(directory / "pickle")
+    os.unlink(directory / "jsonl")
+    return left_out, dump
+
+
+class TestExport:
+    """The way out is no way around: what is refused to who reads is refused to who exports."""
+
+    def assert_refused(self, store, directory, forged):
+        plant(store, tree_key(store, VICTIM), forged)
+        left_out, dump = exported(store, directory)
+        assert left_out == {"pickle": [VICTIM], "jsonl": [VICTIM]}
+        with Store("memory://", codec=store._space.codec) as other:  # a dump takes along what it does not read
+            assert objstore.restore(dump, other).ok
+            assert exported(other, directory)[0] == left_out
+            refuses(other, VICTIM, (DecodeError, CorruptRecord, BadSignature))
+
+    @pytest.mark.parametrize("codec", ["json", "msgpack"])
+    def test_a_codec_that_runs_no_code(self, tmp_path, codec):
+        with Store("memory://", codec=codec) as store:
+            store.update({"a": SAFE[codec], VICTIM: SAFE[codec]})
+            place = tree_key(store, VICTIM)
+            for form in (plain, headed):
+                self.assert_refused(store, tmp_path, form(place))
+
+    def test_a_namespace_that_says_it_holds_pickles(self, tmp_path):
+        with Store("memory://", codec="json") as store:
+            store["a"] = [1]
+            evil = store.namespace("evil", codec="pickle")
+            evil[VICTIM] = 1
+            plant(store, tree_key(evil, VICTIM), plain(tree_key(evil, VICTIM)))
+            report = objstore.export(store, tmp_path / "a", "pickle")
+        assert (report.exported, [damage.key for damage in report.why]) == (1, [VICTIM])
+        assert "runs code" in report.why[0].reason
+
+    @pytest.mark.parametrize("attack", ["reduce", "by GLOBAL", "by NEWOBJ_EX", "dotted", "builtins", "os"])
+    def test_an_allow_list(self, tmp_path, attack):
+        with Store("memory://", codec=Pickle(allow=[ALLOWED])) as store:
+            store.update({"a": [1], VICTIM: [2]})
+            self.assert_refused(store, tmp_path, headed(tree_key(store, VICTIM), HOSTILE[attack]))
+
+    def test_pickles_that_are_forbidden(self, tmp_path, monkeypatch):
+        with Store(tmp_path / "a.store") as store:
+            store[VICTIM] = [1]
+            plant(store, tree_key(store, VICTIM), plain(tree_key(store, VICTIM)))
+        monkeypatch.setenv("OBJSTORE_PICKLE", "forbid")
+        with Store(tmp_path / "a.store", "r") as store:
+            left_out, dump = exported(store, tmp_path)
+        assert left_out == {"pickle": [VICTIM], "jsonl": [VICTIM]}
+        assert objstore.restore(dump, tmp_path / "b.store").ok
+        with Store(tmp_path / "b.store", "r") as store:
+            refuses(store, VICTIM, BadSignature)
+
+    @pytest.mark.parametrize("sealing", SEALINGS)
+    def test_a_seal(self, tmp_path, sealing):
+        with open_sealed("memory://", sealing) as store:
+            store.update({"a": [1], VICTIM: [2]})
+            place = tree_key(store, VICTIM)
+            for forged in (plain(place), headed(place), fitting(place, stolen(store, "a")[:-8])):
+                plant(store, place, forged)
+                for form in ("pickle", "jsonl", "dump"):
+                    report = objstore.export(store, tmp_path / f"{form}-{len(os.listdir(tmp_path))}", form)
+                    assert (report.exported, [damage.key for damage in report.why]) == (1, [VICTIM])
+
+    def test_and_it_would_be_noticed(self, tmp_path):
+        """An export of a store of pickles does run what is in them, as reading does."""
+        with Store("memory://") as store:
+            store[VICTIM] = 1
+            plant(store, tree_key(store, VICTIM), plain(tree_key(store, VICTIM)))
+            objstore.export(store, tmp_path / "a.jsonl", "jsonl")
+        assert attacker.ran.pop() == ("it ran",)

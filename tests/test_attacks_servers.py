@@ -325,7 +325,7 @@ def test_servers_that_change_places_while_a_store_is_opened(cluster, name, monke
 
 
 def test_a_large_value_may_take_longer_than_an_answer(single, name, monkeypatch):
-    monkeypatch.setattr(driver, "ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(driver, "ANSWER_SECONDS", 0.4)
     large = bytes(60_000_000)
     with Store(single.url(name)) as store:
         store["a"] = large

@@ -83,8 +83,8 @@ def test_a_prefix_of_digits_is_text(path):
 def test_listing_and_info_never_unpickle(path):
     with Store(path) as store:
         store["bomb"] = Bomb()
-    assert run("ls", path, "--long").returncode == 0
-    assert run("info", path).returncode == 0
+    for listing in (["ls"], ["ls", "--long"], ["ls", "--json"], ["info"], ["info", "--json"], ["check"]):
+        assert run(*listing, path).returncode == 0
     raw = subprocess.run(
         [sys.executable, "-m", "objstore", "get", path, "bomb", "--raw"], capture_output=True, check=True
     )
@@ -122,7 +122,7 @@ def test_without_the_extra_there_is_a_hint():
     code = "import sys; sys.modules['click'] = None; from objstore.cli import main; main()"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 1
-    assert "pip install click rich" in result.stderr
+    assert "pip install 'objstore[cli]'" in result.stderr
 
 
 # What takes time is the standard library: here it is a part of it.

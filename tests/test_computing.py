@@ -703,7 +703,7 @@ class TestTheClaim:
             job = Job(engine, f"{number}", lambda: "mine")
             claim = engine.claim(job.name)
             thread = InThreads(lambda job=job: computations.run(job))
-            until(lambda: "objstore-lookout" in thread_names())
+            until(lambda: computations_lookout()._awaited)
             job.leave(*left)
             claim.release()
             assert repr(thread.outcomes()) == repr([left[0] or left[1]])
@@ -734,7 +734,7 @@ class TestTheClaim:
     def test_inside_a_computation_nobody_waits_for_one_who_waits_for_it(self, engine, computations):
         claim = engine.claim(b"inner")
         outside = InThreads(lambda: computations.run(Job(engine, "inner", lambda: "outside")))
-        until(lambda: "objstore-lookout" in thread_names())
+        until(lambda: computations_lookout()._awaited)
 
         def outer():
             return computations.run(Job(engine, "inner", lambda: "inside"), look_first=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import struct
 from functools import partial
@@ -10,11 +11,14 @@ from pathlib import Path
 import pytest
 from golden import make
 
+import objstore
 from objstore import Cache, Store, record
 from objstore.codecs.keyring import KeyRing
 from objstore.codecs.pickling import Pickle
 from objstore.codecs.sealing import Signing
-from objstore.space import Space
+from objstore.eviction import LEDGER_KEY
+from objstore.exchange.dumpfile import DumpReader
+from objstore.space import METER, Space
 
 pytestmark = pytest.mark.usefixtures("forked_checks")
 
@@ -292,3 +296,37 @@ class TestCaches:
         golden, today = trees
         assert golden.keys() == today.keys()
         assert {key for key in golden if golden[key] != today[key]} == {b"\x00i"}
+
+
+@pytest.mark.parametrize("name", make.DUMPS_1)
+class TestDumps:
+    """Of a golden store each, as it lies there."""
+
+    @pytest.fixture
+    def trees(self, name, tmp_path):
+        """All that lies in the golden store and in the one that is restored from its dump."""
+        kind = Cache if "cache" in name else Store
+        keys = {"signing_key": False, "encryption_key": False}
+        objstore.restore(HERE / f"{name}.dump", tmp_path / "restored", **keys)
+        trees = []
+        for path in (copied(name, tmp_path), tmp_path / "restored"):
+            with kind(path, "r", **keys) as store:
+                trees.append(dict(store._engine.read().scan(b"\x00")))
+                assert store.check().ok
+        return trees
+
+    def test_it_is_restored_to_the_last_byte(self, trees, name):
+        golden, restored = trees
+        differing = {key for key in golden.keys() | restored.keys() if golden.get(key) != restored.get(key)}
+        if name == "format-1-cache-lfu":  # how a cache was used stays behind
+            differing = {key for key in differing if key[:1] != METER} - {LEDGER_KEY}
+        assert differing == set()
+
+    def test_what_is_dumped_today_is_what_was_dumped_then(self, name, tmp_path):
+        make.write_dump(str(tmp_path / "today.dump"), str(copied(name, tmp_path)))
+        readers = []
+        for path in (HERE / f"{name}.dump", tmp_path / "today.dump"):
+            reader = DumpReader(io.BytesIO(path.read_bytes()), str(path))
+            readers.append((reader.library, list(reader.scan(b"")), reader.records, reader.is_ordered, reader.problems))
+        assert readers[0] == readers[1]
+        assert readers[0][-1] == []

@@ -843,5 +843,13 @@ class TestTheCommand:
 
         monkeypatch.setattr(objstore, "import_into", interrupt)
         done = self.run(tmp_path / "a.store", tmp_path)
-        assert done.exit_code == 1
+        assert done.exit_code == 130
         assert "goes on where it was" in done.output
+
+    def test_for_programs(self, tmp_path):
+        write_pickles(tmp_path / "all", {"a": 1, "person": Person("Ada")})
+        done = self.run(tmp_path / "a.store", tmp_path / "all", "--json")
+        told = json.loads(done.output)
+        assert (done.exit_code, told["ok"], told["imported"], told["unread"]) == (1, False, 1, 1)
+        assert told["needs"] == [f"{Person.__module__}.Person"]
+        assert told["unread_first"][0]["key"] == "person.pickle"

@@ -32,6 +32,7 @@ from rich.console import Console
 from rich.progress import track
 
 from objstore import Store
+from objstore.cli.arguments import place_argument
 
 T = TypeVar("T")
 
@@ -130,14 +131,14 @@ def _is_shared(value: Any) -> bool:
 
 
 @click.command()
-@click.argument("store", required=False, metavar="[STORE]")
+@place_argument("store", "[STORE]", required=False)
 @click.option("--read", is_flag=True, hidden=True)
 def demo(store: str | None, read: bool) -> None:
     """Store thousands of real objects, and read and compare them in a new process.
 
     STORE is a new directory to make and keep; without one, a temporary directory is used.
     """
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, markup=False)
     if store is not None and not read and Path(store).exists():
         raise click.ClickException(
             f"{store} is there already, and the demo begins with a new store; name another place"

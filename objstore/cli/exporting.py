@@ -12,6 +12,7 @@ import click
 
 import objstore
 from objstore import DEFAULT
+from objstore.cli.arguments import key_option, store_argument, tag_option
 from objstore.cli.literals import prefix_of
 from objstore.cli.opening import open_any
 from objstore.cli.printing import printable
@@ -24,12 +25,12 @@ _FORMATS = click.Choice(["pickle", "jsonl", "dump"])
 
 
 @click.command()
-@click.argument("store", metavar="STORE")
-@click.argument("target", metavar="TARGET")
+@store_argument
+@click.argument("target", metavar="TARGET", type=click.Path())
 @click.option("--to", "format_", type=_FORMATS, required=True, help="What to write: see above.")
 @click.option("-n", "--namespace", metavar="NAME", help="Only this namespace ('' is the default one).")
-@click.option("-p", "--prefix", help="Only keys that begin so, as in `objstore ls`.")
-@click.option("-t", "--tag", help="Only what bears this tag.")
+@key_option("-p", "--prefix", help="Only keys that begin so, as in `objstore ls`.")
+@tag_option("-t", "--tag", help="Only what bears this tag.")
 @click.option("--force", is_flag=True, help="Replace TARGET, if it is a file.")
 def export(
     store: str, target: str, format_: str, namespace: str | None, prefix: str | None, tag: str | None, force: bool
@@ -51,7 +52,7 @@ def export(
     # What decodes nothing needs no codec, so not one of somebody's own either.
     decodes = format_ != "dump"
     with (
-        refusals(),
+        refusals(f"there is no half export at {target}"),
         progress_of("exporting") as progress,
         open_any(store, "r") if decodes else nullcontext(store) as source,
     ):

@@ -9,12 +9,14 @@ import shlex
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 import click
 
 import objstore
 from objstore import ImportReport, Left, UnsealedWarning
-from objstore.cli.printing import printable, say
+from objstore.cli.arguments import json_option, store_argument
+from objstore.cli.printing import printable, say, say_json
 from objstore.cli.working import progress_of, refusals
 
 _FORMATS = ("auto", "pickle", "shelve", "diskcache", "sqlitedict", "lmdb", "jsonl", "dump")
@@ -35,8 +37,11 @@ class _Rename(click.ParamType):  # type: ignore[type-arg]  # generic in newer ve
         return old, new
 
 
+_GOES_ON = "give the same command again, and it goes on where it was"
+
+
 @click.command(name="import")
-@click.argument("store", metavar="STORE")
+@store_argument
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
 @click.option("--from", "form", type=click.Choice(_FORMATS), default="auto", help="What SOURCE is; auto looks at it.")
 @click.option("--allow", metavar="NAME", multiple=True, help="A class that pickles may name; repeatable.")
@@ -47,6 +52,7 @@ class _Rename(click.ParamType):  # type: ignore[type-arg]  # generic in newer ve
 @click.option("--values", type=click.Choice(["bytes", "text", "json", "pickle"]), help="What the values are.")
 @click.option("--key", "key_field", metavar="FIELD", help="The field of each line of JSON that is the key.")
 @click.option("--replace", is_flag=True, help="Replace what STORE has under a key with another value.")
+@json_option
 def import_(
     store: str,
     sources: tuple[str, ...],
@@ -59,6 +65,7 @@ def import_(
     values: str | None,
     key_field: str | None,
     replace: bool,
+    as_json: bool,
 ) -> None:
     """Import what other programs have stored, and compare it with its sources at the end.
 
@@ -68,7 +75,7 @@ def import_(
     """
     if store.startswith("memory:"):
         raise click.UsageError("A store in memory ends with the command; name a directory or a server.")
-    with refusals(), _told(), progress_of("importing") as progress, warnings.catch_warnings():
+    with refusals(_GOES_ON), _told(), progress_of("importing") as progress, warnings.catch_warnings():
         warnings.simplefilter("ignore", UnsealedWarning)  # what unpickles says so in its help
         report = objstore.import_into(
             store,
@@ -84,6 +91,8 @@ def import_(
             replace=replace,
             progress=progress,
         )
+    if as_json:
+        _tell(report)
     _print("left", report.unread_first, report.unread)
     _print("differs", report.differing_first, report.differing)
     if report.needs:
@@ -98,10 +107,15 @@ def _told() -> Iterator[None]:
     """What is no error of a store is a line for the user, too."""
     try:
         yield
-    except KeyboardInterrupt as exc:
-        raise click.ClickException("interrupted; the same command goes on where it was") from exc
     except (TypeError, ModuleNotFoundError) as exc:  # a name that cannot be allowed, a package that is not there
         raise click.ClickException(printable(str(exc))) from exc
+
+
+def _tell(report: ImportReport) -> NoReturn:
+    """Print the report as JSON, and end with whether all is well."""
+    listed = {name: [left._asdict() for left in getattr(report, name)] for name in ("unread_first", "differing_first")}
+    say_json({"ok": report.ok, "needs": report.needs} | report._asdict() | listed)
+    raise SystemExit(not report.ok)
 
 
 def _print(what: str, entries: tuple[Left, ...], count: int) -> None:

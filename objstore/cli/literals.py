@@ -8,6 +8,7 @@ is not that is text as it stands (`user:1`, `2026-01`).  A text that looks like 
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Callable
 from datetime import date, datetime, timezone
 from typing import Any
@@ -18,8 +19,20 @@ def literal(text: str) -> Any:
     """The object that a text is in Python, or the text."""
     try:
         return _evaluate(ast.parse(text.strip(), mode="eval").body)
-    except (ValueError, SyntaxError, TypeError):
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):  # the last two: nested too deeply
         return text
+
+
+def written(key: Any) -> str:
+    """A key as `literal` reads it: as Python writes it, but for what Python writes and does not read."""
+    if isinstance(key, tuple):
+        inner = ", ".join(map(written, key))
+        return f"({inner},)" if len(key) == 1 else f"({inner})"
+    if isinstance(key, float) and math.isinf(key):
+        return "1e999" if key > 0 else "-1e999"
+    if isinstance(key, int) and abs(key) >> 4096:  # Python writes no integer of 4,300 digits in decimal
+        return hex(key)
+    return repr(key)
 
 
 def prefix_of(text: str) -> Any:

@@ -1,11 +1,20 @@
-"""Opening what a command is given, a store or a cache; a cache keeps the bounds that it has."""
+"""Opening what a command is given, a store or a cache; a cache keeps the bounds that it has.
+
+What the store refuses is a line for the user, not a traceback.
+"""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from objstore import Cache, Store, UnsealedWarning, WrongKind
+import click
+
+from objstore import Cache, Store, StoreError, StoreNotFound, UnsealedWarning, WrongKind
+from objstore.cli.literals import written
+from objstore.cli.printing import printable
 
 
 def open_any(location: str, flag: str) -> Store[Any, Any]:
@@ -16,3 +25,19 @@ def open_any(location: str, flag: str) -> Store[Any, Any]:
             return Store(location, flag)
         except WrongKind:
             return Cache(location, flag)
+
+
+@contextmanager
+def opened(location: str, flag: str, namespace: str | None = None) -> Iterator[Store[Any, Any]]:
+    """The store, or a namespace of it, for one short command."""
+    try:
+        if location.startswith("memory:"):
+            raise click.UsageError("A store in memory ends with the command; name a directory.")
+        with open_any(location, flag) as store:
+            yield store if namespace is None else store.namespace(namespace)
+    except StoreNotFound as exc:
+        raise click.ClickException(printable(str(exc).replace("flag 'c' makes", "`objstore set` makes"))) from exc
+    except KeyError as exc:
+        raise click.ClickException(f"not there: {written(exc.args[0])}") from exc
+    except (StoreError, TypeError, ValueError) as exc:
+        raise click.ClickException(printable(str(exc))) from exc

@@ -1,4 +1,4 @@
-"""What long work on a store looks like: how far it is, and what is said when it is refused.
+"""What long work on a store looks like: how far it is, and what is said when it is refused or interrupted.
 
 How far it is is drawn on standard error, where that is a terminal: done of all, how many a second, the time left.
 """
@@ -18,12 +18,16 @@ from objstore.cli.printing import printable
 
 
 @contextmanager
-def refusals() -> Iterator[None]:
-    """What the store refuses is a line for the user, not a traceback."""
+def refusals(interrupted: str | None = None) -> Iterator[None]:
+    """What the store refuses is a line for the user, not a traceback; so is what an interruption has left."""
     try:
         yield
     except (StoreError, ValueError) as exc:
         raise click.ClickException(printable(str(exc).replace("; flag 'c' makes one", ""))) from exc
+    except KeyboardInterrupt:
+        if interrupted is not None:
+            click.echo(interrupted, err=True)
+        raise
 
 
 @contextmanager

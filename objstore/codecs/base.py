@@ -15,23 +15,26 @@ OWN_NUMBERS = range(128, 255)
 
 
 class Codec(Protocol):
-    """How objects become bytes.  `name` is recorded in the store, `number` in every record.
-
-    A codec of your own takes a number from 128 to 254, the same for ever.
-    """
+    """How objects become bytes: what an object needs to be given as `codec`."""
 
     name: str
+    """What is recorded in the store; another codec with another name is refused there."""
     number: int
+    """What is recorded in every record: from 128 to 254 for a codec of your own, the same for ever."""
     runs_code: bool
     """Whether to decode bytes that somebody has chosen can run code that is chosen by them, as with pickle."""
 
     def encode(self, value: Any) -> tuple[bytes, Sequence[memoryview]]:
-        """The payload of `value`, and its large buffers, each a contiguous view of unsigned bytes."""
+        """The payload of `value`, and its large buffers, each a contiguous view of unsigned bytes.
+
+        Whatever it raises becomes an EncodeError that names the key.
+        """
         ...
 
     def decode(self, payload: memoryview, frames: Sequence[bytearray | memoryview]) -> Any:
         """The object again.  The frames are given away: the object may keep them, and change those that can change.
 
-        `payload` is not: it may be gone, or be something else, when this has returned.
+        `payload` is not: it may be gone, or be something else, when this has returned.  Whatever it raises becomes a
+        DecodeError that names the key.
         """
         ...

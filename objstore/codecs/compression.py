@@ -73,7 +73,7 @@ class Compression:
     `method` is "zstd" (the default), "lz4" (the fastest) or "zlib" (always there); the first two need the extra
     `compression`.  `level` is the method's own (zlib 1 to 9, lz4 0 to 12, zstd -100 to 22); None is the fastest
     that compresses well.  Parts below `threshold` bytes are left alone, as are the parts of a value of more than
-    `max_size` bytes; a record that would be larger is not expanded.
+    `max_size` bytes (1 GiB); a record that would be larger is not expanded.
 
     Raises ValueError and TypeError for what is none of these, ModuleNotFoundError where the library is missing.
     """

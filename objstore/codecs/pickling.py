@@ -41,12 +41,12 @@ def _large(buffer: PickleBuffer) -> memoryview | None:
 class Pickle:
     """The standard library's pickle.
 
-    `allow`: the classes and functions that a pickle may name, each itself or as "module.Name" or
-        "module:Outer.Inner"; every other name is refused when a value is encoded and when it is decoded.
-        The names are exact: no subclasses, no modules, no wildcards. "numpy.ndarray" brings along what arrays
-        and numbers of NumPy need; of pandas, say, each name is to be given, and the errors say which.
-    `rename`: {"old.module.Name": "new.module.Name"}, or the class itself, for classes that have moved. With
-        `allow`, it is the new name that must be allowed.
+    * `allow`: the classes and functions that a pickle may name, each itself or as "module.Name" or
+      "module:Outer.Inner"; every other name is refused when a value is encoded and when it is decoded. The names are
+      exact: no subclasses, no modules, no wildcards. "numpy.ndarray" brings along what arrays and numbers of NumPy
+      need; of pandas, say, each name is to be given, and the errors say which.
+    * `rename`: {"old.module.Name": "new.module.Name"}, or the class itself, for classes that have moved. With `allow`,
+      it is the new name that must be allowed.
 
     Raises ValueError and TypeError where a name is none, and nothing is to be found under it.
 

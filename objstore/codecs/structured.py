@@ -110,9 +110,9 @@ def _unknown(value: Any) -> TypeError:
 class Msgpack(_Structured):
     """MessagePack: compact, fast, and no code runs when it is read.
 
-    `type`: what the values are, in the way of annotations: a dataclass, a class of attrs, a `msgspec.Struct`, a
-        TypedDict, a model of pydantic, a NumPy array, or lists, mappings and unions of such things. None: anything
-        that the format knows.
+    * `type`: what the values are, in the way of annotations: a dataclass, a class of attrs, a `msgspec.Struct`, a
+      TypedDict, a model of pydantic, a NumPy array, or lists, mappings and unions of such things. None: anything that
+      the format knows.
 
     Raises ModuleNotFoundError where msgspec is not installed, and TypeError for a type that it does not know.
 

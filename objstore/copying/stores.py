@@ -194,9 +194,10 @@ def copy(
     anything but a begun copy of this source is refused; with `merge`, what both have is replaced, and the rest stays.
     Until a copy without `merge` is whole, nobody else should write into its target: it becomes what the source is.
 
-    `signing_key`, `encryption_key`: those of the source, as in `Store`. `target_signing_key`, `target_encryption_key`:
-    those of the target, where they are others: to seal what was not sealed, or with False for both, to have a copy
-    that is not sealed.
+    * `signing_key`, `encryption_key`: those of the source, as in `Store`. `target_signing_key`,
+      `target_encryption_key`: those of the target, where they are others: to seal what was not sealed, or with False
+      for both, to have a copy that is not sealed.
+
     `progress(done, total)` is called with records, copied and compared.
 
     Raises StoreNotFound; StoreExists where the target holds other things; WrongKind and StoreError where it is another

@@ -148,11 +148,10 @@ class DumpReader:
         for block in self._blocks():
             if block.kind == LIBRARY:
                 self._take_library(block)
+            elif block.kind == RECORD and not _is_place(block.tree_key):
+                self._say(f"what it has under {block.tree_key[:40]!r} is no record of a store; it was left behind")
             elif block.kind == RECORD and start <= block.tree_key and (stop is None or block.tree_key < stop):
-                if _is_place(block.tree_key):
-                    yield block.tree_key, self._sound_body(block)
-                else:
-                    self._say(f"what it has under {block.tree_key[:40]!r} is no record of a store; it was left behind")
+                yield block.tree_key, self._sound_body(block)
 
     def _read_salt(self) -> bytes:
         self._file.seek(0)

@@ -32,7 +32,7 @@ from objstore.copying.stores import (
 from objstore.copying.work import Copying, lies_there_too
 from objstore.engines import connect, is_on_servers
 from objstore.engines.base import DURABILITY_KEY, IDENTITY_KEY, Progress, durability_of
-from objstore.errors import StoreCorrupt, StoreError, StoreNotFound
+from objstore.errors import BadSignature, StoreCorrupt, StoreError, StoreNotFound
 from objstore.eviction import LEDGER_KEY, Bounds
 from objstore.identity import Identity
 from objstore.space import INITIAL_STATE
@@ -133,10 +133,13 @@ def restore(
 ) -> RestoreReport:
     """Make a store of a dump, on any engine: with the id of its store, and the records as they were, sealed ones too.
 
-    `source` is a file that `export` wrote, or "-" for standard input. `target` is a location, or an open `Store` or
-    `Cache`. Where nothing is there, a store is made, as in `copy`; one that holds anything but a begun restoring of
-    this dump is refused; with `merge`, what both have is replaced, and the rest stays. Who is interrupted calls it
-    again, with the same arguments, and it goes on where it was. What has expired is left out.
+    * `source`: a file that `export` wrote, or "-" for standard input.
+    * `target`: a location, or an open `Store` or `Cache`. Where nothing is there, a store is made, as in `copy`; one
+      that holds anything but a begun restoring of this dump is refused.
+    * `merge`: what both have is replaced, and the rest stays.
+
+    Who is interrupted calls it again, with the same arguments, and it goes on where it was. What has expired is left
+    out.
 
     Nothing is decoded, and no keys are needed, if the target has the same id; with `signing_key` or `encryption_key`,
     each seal is verified first. A store with another id gets what is sealed sealed anew, and needs the keys for that.
@@ -239,7 +242,10 @@ def _target(target: Where, opened: ExitStack, dump: _Dump) -> Store[Any, Any]:
         new = opened.enter_context(open_target(target, dump.identity, dump.keys))
     if not lies_there_too(dump, new):
         check_keys(dump.identity, dump.keys, dump.location, "")
-        check_keys(new._identity, new._keys, new.location, "")
+        if new._identity.sealing is not None and identity.ring_of(new._identity, new._keys) is None:
+            raise BadSignature(
+                f"the store at {new.location!r} is {new._identity.sealing}; open it with its key, and give it as target"
+            )
     return new
 
 

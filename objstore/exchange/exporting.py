@@ -54,16 +54,18 @@ def export(
 ) -> ExportReport:
     """Write what is in a store to `target`, while others use it.
 
-    `source` is a location, or an open `Store` or `Cache`, which keeps the options with which it was opened (an
-    allow-list of pickles, say); `signing_key` and `encryption_key` are those of a location, as in `Store`.
-    `format`: "pickle", a new directory with one plain pickle file for each entry; "jsonl", a file with one line of JSON
-    for each, of values that JSON gives back as they are; "dump", one file with everything in the store, from which
-    `restore` makes the same store anew. `target` "-" is standard output, but for "pickle".
-    `namespace`: only this one; "" is the default one, and None is all. `prefix`, `tag`: only what `store.range` finds
-    with them. A dump is always of everything; the other formats leave out what the library keeps for itself, memoized
-    results among it.
-    `force`: replace a file that is there. What is written has its name when it is whole, and is for its owner alone.
-    `progress(done, total)` is called with entries.
+    * `source`: a location, or an open `Store` or `Cache`, which keeps the options with which it was opened (an
+      allow-list of pickles, say). `signing_key`, `encryption_key`: those of a location, as in `Store`.
+    * `target`: a path; "-" is standard output, but for "pickle".
+    * `format`: "pickle", a new directory with one plain pickle file for each entry; "jsonl", a file with one line of
+      JSON for each, of values that JSON gives back as they are; "dump", one file with everything in the store, from
+      which `restore` makes the same store anew.
+    * `namespace`: only this one; "" is the default one, and None is all. `prefix`, `tag`: only what `store.range` finds
+      with them. A dump is always of everything; the other formats leave out what the library keeps for itself,
+      memoized results among it.
+    * `force`: replace a file that is there. What is written has its name when it is whole, and is for its owner alone.
+
+    `progress(done, total)` is called with entries; `total` is `done` where nobody knows it.
 
     "pickle" and "jsonl" decode the values, which runs the code of pickles as reading does; "dump" decodes nothing, and
     needs no keys.

@@ -36,18 +36,20 @@ def import_into(
 ) -> ImportReport:
     """Import what other programs have stored, and compare it with its sources at the end.
 
-    `target`: an open `Store` or `Cache`, or a location, where a store is made if there is none.
-    `sources`: paths of pickle files or directories of them, of shelves, of caches of diskcache, of files of SqliteDict,
-    of LMDB environments (of lmdbm or zict, say), of files of JSON Lines. They are only read, also while others write.
-    `format`: "pickle", "shelve", "diskcache", "sqlitedict", "lmdb", "jsonl" or "dump"; "auto" looks at each.
-    `namespace`: where what the source has in no namespace of its own goes.
-    `allow`: classes and functions, or their names ("people.Person"), that pickles in the sources may name, beside
-    plain data and arrays of NumPy. `trust`: they may name everything, and so run whatever their writer chose.
-    `rename`: {"old.module.Name": "new.module.Name"} for classes that have moved; they are allowed.
-    `keys`: "bytes" or "text"; `values`: "bytes", "text", "json" or "pickle": what keys and values of LMDB, of a shelf
-    or of a SqliteDict are, where it is not what the format says.
-    `key_field`: the field that is the key in lines of JSON that are no export of this library.
-    `replace`: whether what has another value in the target is replaced; otherwise it is left, and reported.
+    * `target`: an open `Store` or `Cache`, or a location, where a store is made if there is none.
+    * `sources`: paths of pickle files or directories of them, of shelves, of caches of diskcache, of files of
+      SqliteDict, of LMDB environments (of lmdbm or zict, say), of files of JSON Lines. They are only read, also while
+      others write.
+    * `format`: "pickle", "shelve", "diskcache", "sqlitedict", "lmdb", "jsonl" or "dump"; "auto" looks at each.
+    * `namespace`: where what the source has in no namespace of its own goes.
+    * `allow`: classes and functions, or their names ("people.Person"), that pickles in the sources may name, beside
+      plain data and arrays of NumPy. `trust`: they may name everything, and so run whatever their writer chose.
+    * `rename`: {"old.module.Name": "new.module.Name"} for classes that have moved; they are allowed.
+    * `keys`: "bytes" or "text"; `values`: "bytes", "text", "json" or "pickle": what keys and values of LMDB, of a
+      shelf or of a SqliteDict are, where it is not what the format says.
+    * `key_field`: the field that is the key in lines of JSON that are no export of this library.
+    * `replace`: whether what has another value in the target is replaced; otherwise it is left, and reported.
+
     `progress(done, total)` is called with entries, read and compared.
 
     Expiry and tags are taken over where the source has them. Who is interrupted calls it again, with the same

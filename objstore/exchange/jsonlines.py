@@ -11,6 +11,7 @@
     a date, a datetime                       {"date": "2026-11-26"}, {"datetime": "2026-11-26T12:00:00+00:00"}
     a UUID                                   {"uuid": "12345678-1234-5678-1234-567812345678"}
     an infinite float                        {"float": "inf"}, {"float": "-inf"}
+    an integer of thousands of digits        {"int": "0x12ab..."}
     text with a lone surrogate               {"text": "base64 of its UTF-8, surrogates let through"}
 
 The rule of this room is that nothing is told approximately.  A value is written only if reading the line gives it back
@@ -34,6 +35,7 @@ from objstore.keys import LostKey, show
 
 _FIELDS = {"key", "value", "namespace", "expires_at", "tags"}
 _SCALARS = (type(None), bool)
+_MOST_BITS = 10_000  # of a number in JSON: Python neither writes nor reads more than 4,300 digits unless it is told to
 
 
 class Item(NamedTuple):
@@ -57,8 +59,18 @@ class Inexact(ValueError):
 
 def write_line(item: Item) -> bytes:
     """The line of an entry, with its line end.  Raises Inexact for what would not be read back as it is."""
-    _check_value(item.value)
-    return line_of({"key": key_to_json(item.key), "value": item.value, **beside(item)})
+    key, fields = key_to_json(item.key), beside(item)
+    try:
+        _check_value(item.value)
+        return line_of({"key": key, "value": item.value, **fields})
+    except Inexact as exc:
+        raise Inexact(f"{exc}; export to pickle or dump") from None
+
+
+def text_of(value: Any) -> str:
+    """The value alone, in one line without its end.  Raises Inexact for what would not be read back as it is."""
+    _check_value(value)
+    return _text_of(value)
 
 
 def beside(item: Item) -> dict[str, Any]:
@@ -78,10 +90,14 @@ def beside(item: Item) -> dict[str, Any]:
 
 def line_of(fields: dict[str, Any]) -> bytes:
     """A line of these fields, which are exact.  Raises Inexact for an integer that Python does not write."""
+    return _text_of(fields).encode("ascii") + b"\n"
+
+
+def _text_of(told: Any) -> str:
     try:
-        return _encode(fields).encode("ascii") + b"\n"
+        return _encode(told)
     except ValueError as exc:  # an integer of more digits than Python writes
-        raise Inexact("it holds an integer of more digits than Python writes; export to pickle or dump") from exc
+        raise Inexact("it holds an integer of more digits than Python writes") from exc
     except RecursionError as exc:
         raise _too_deep() from exc
 
@@ -97,6 +113,8 @@ def key_to_json(key: Any) -> Any:
         return key if _is_text(key) else {"text": b64encode(key.encode("utf-8", "surrogatepass")).decode()}
     if type(key) is float and not isfinite(key):
         return {"float": repr(key)}
+    if type(key) is int and key.bit_length() > _MOST_BITS:
+        return {"int": hex(key)}
     writer = _KEY_WRITERS.get(type(key))
     if writer is None:
         what = "is lost" if isinstance(key, LostKey) else f"is of type {type(key).__name__}"
@@ -147,7 +165,7 @@ def _check_value(value: Any) -> None:
 
 
 def _too_deep() -> Inexact:
-    return Inexact("it is nested too deeply, or holds itself; export to pickle or dump")
+    return Inexact("it is nested too deeply, or holds itself")
 
 
 def _stranger(value: Any) -> tuple[list[str], str] | None:
@@ -156,16 +174,16 @@ def _stranger(value: Any) -> tuple[list[str], str] | None:
     if kind in _SCALARS:
         return None
     if kind is str:
-        return None if _is_text(value) else ([], "a text with a lone surrogate; export to pickle or dump")
+        return None if _is_text(value) else ([], "a text with a lone surrogate")
     if kind is int:
         return None
     if kind is float:
-        return None if isfinite(value) else ([], f"the float {value!r}; export to pickle or dump")
+        return None if isfinite(value) else ([], f"the float {value!r}")
     if kind is list:
         return _stranger_in_list(value)
     if kind is dict:
         return _stranger_in_dict(value)
-    return [], f"{_article(kind)}; export to pickle or dump"
+    return [], f"{_article(kind)}"
 
 
 def _stranger_in_list(values: list[Any]) -> tuple[list[str], str] | None:
@@ -179,9 +197,9 @@ def _stranger_in_list(values: list[Any]) -> tuple[list[str], str] | None:
 def _stranger_in_dict(values: dict[Any, Any]) -> tuple[list[str], str] | None:
     for name, value in values.items():
         if type(name) is not str:
-            return [], f"a dict with the key {show(name)}, which is no text; export to pickle or dump"
+            return [], f"a dict with the key {show(name)}, which is no text"
         if not _is_text(name):
-            return [], "a dict with a key that holds a lone surrogate; export to pickle or dump"
+            return [], "a dict with a key that holds a lone surrogate"
         if (found := _stranger(value)) is not None:
             found[0].append(f"[{show(name)}]")
             return found
@@ -282,6 +300,7 @@ _KEY_READERS: dict[str, Callable[[str], Any]] = {
     "date": date.fromisoformat,
     "datetime": datetime.fromisoformat,
     "float": _infinity,
+    "int": lambda text: int(text, 16),
     "text": lambda text: b64decode(text, validate=True).decode("utf-8", "surrogatepass"),
     "uuid": UUID,
 }

@@ -198,6 +198,23 @@ def write_cache(path: str, policy: str) -> None:
     os.unlink(os.path.join(path, "lock.mdb"))
 
 
+DUMPS_1 = ("format-1", "format-1-encrypted", "format-1-cache-lfu")
+
+
+def write_dump(path: str, store: str) -> None:
+    """A dump of version 1 of a golden store, which nobody has the keys of."""
+    import shutil
+    import tempfile
+
+    from objstore import export
+
+    with tempfile.TemporaryDirectory() as directory:
+        copy = os.path.join(directory, "a.store")  # the original may not be readable by its owner alone
+        shutil.copytree(store, copy)
+        os.chmod(copy, 0o700)
+        export(copy, path, "dump", signing_key=False, encryption_key=False)
+
+
 def main(directory: str) -> None:
     """Write all of them that are not there."""
     todo = {"format-1": write, "format-1-codecs": write_codecs}
@@ -205,6 +222,8 @@ def main(directory: str) -> None:
         todo[f"format-1-{name}"] = partial(write_sealed, options=options)
     for policy in POLICIES_1:
         todo[f"format-1-cache-{policy}"] = partial(write_cache, policy=policy)
+    for name in DUMPS_1:
+        todo[f"{name}.dump"] = partial(write_dump, store=os.path.join(directory, name))
     for name, make in todo.items():
         path = os.path.join(directory, name)
         if not os.path.exists(path):

@@ -1,0 +1,93 @@
+"""`objstore completion`: the script that lets a shell complete commands, options, stores, keys, namespaces and tags.
+
+The scripts are click's, but for that of bash.  Bash ends a word at a colon, and keys like `user:1` have one: so its
+script hands over the whole line, which is read here as a shell reads it, and is given only what follows the last colon.
+And bash quotes nothing: what it would take apart is quoted here.  What is completed is found in `completing`.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+
+import click
+from click.shell_completion import BashComplete, CompletionItem, add_completion_class, get_completion_class
+
+from objstore.cli import COMPLETE_VARIABLE
+
+_SHELLS = ("bash", "zsh", "fish")
+
+_SCRIPT = """\
+%(complete_func)s() {
+    local type value
+    COMPREPLY=()
+    while IFS=, read -r type value; do
+        case $type in
+            dir) compopt -o dirnames ;;
+            file) compopt -o default ;;
+            plain) COMPREPLY+=("$value") ;;
+        esac
+    done < <(COMP_LINE="${COMP_LINE:0:COMP_POINT}" COMP_WORDBREAKS="$COMP_WORDBREAKS" \\
+        %(complete_var)s=bash_complete "$1")
+}
+complete -o nosort -F %(complete_func)s %(prog_name)s
+"""
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(_SHELLS))
+@click.pass_context
+def completion(ctx: click.Context, shell: str) -> None:
+    """Print the script that completes commands, options, stores, keys, namespaces and tags in SHELL.
+
+    \b
+    bash:  eval "$(objstore completion bash)"      in ~/.bashrc
+    zsh:   eval "$(objstore completion zsh)"       in ~/.zshrc, after compinit
+    fish:  objstore completion fish | source       in ~/.config/fish/config.fish
+    """
+    prepare()
+    kind = get_completion_class(shell)
+    assert kind is not None
+    click.echo(kind(ctx.find_root().command, {}, "objstore", COMPLETE_VARIABLE).source())
+
+
+def prepare() -> None:
+    """Let click know of this bash."""
+    add_completion_class(_Bash)
+
+
+class _Bash(BashComplete):
+    """What bash shows is what follows the last colon or equals sign that is typed already, quoted where it must be."""
+
+    source_template = _SCRIPT
+    _shown = ""  # what is typed of the word and stays as it is
+    _is_quoted = False  # whether the word begins with a quote, which is open
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        words, self._is_quoted = _words(os.environ["COMP_LINE"])
+        breaks = [each for each in ":=" if each in os.environ.get("COMP_WORDBREAKS", ":=")]
+        if not (self._is_quoted or "\\" in os.environ["COMP_LINE"].rpartition(" ")[2]):  # escaped, it ends no word
+            self._shown = words[-1][: 1 + max(map(words[-1].rfind, breaks), default=-1)]
+        return words[1:-1], words[-1]
+
+    def format_completion(self, item: CompletionItem) -> str:
+        value = item.value.removeprefix(self._shown)
+        return f"{item.type},{value if self._is_quoted else _quoted(value)}"
+
+
+def _words(line: str) -> tuple[list[str], bool]:
+    """The words of a line that is not finished, the last of them maybe empty, and whether a quote is open in that."""
+    lexer = shlex.shlex(line, posix=True)
+    lexer.whitespace_split, lexer.commenters = True, ""
+    words: list[str] = []
+    try:
+        words.extend(lexer)
+    except ValueError:  # it ends within a quote, or after a backslash
+        return [*words, lexer.token], not line.endswith("\\")
+    return ([*words, ""] if line[-1:].isspace() else words), False
+
+
+def _quoted(value: str) -> str:
+    """The value as one word of a shell, easily read where that can be."""
+    quoted = shlex.quote(value)
+    return quoted if quoted == value or set(value) & set('"$`!\\') else f'"{value}"'
