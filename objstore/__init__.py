@@ -27,6 +27,7 @@ from objstore.errors import EncodeError as EncodeError
 from objstore.errors import EngineUnavailable as EngineUnavailable
 from objstore.errors import OutcomeUnknown as OutcomeUnknown
 from objstore.errors import ReadOnlyStore as ReadOnlyStore
+from objstore.errors import SourceError as SourceError
 from objstore.errors import StoreClosed as StoreClosed
 from objstore.errors import StoreCorrupt as StoreCorrupt
 from objstore.errors import StoreDenied as StoreDenied
@@ -45,6 +46,9 @@ from objstore.exchange.dumps import RestoreReport as RestoreReport
 from objstore.exchange.dumps import restore as restore
 from objstore.exchange.exporting import ExportReport as ExportReport
 from objstore.exchange.exporting import export as export
+from objstore.exchange.importing import import_into as import_into
+from objstore.exchange.reports import ImportReport as ImportReport
+from objstore.exchange.reports import Left as Left
 from objstore.keys import LostKey as LostKey
 from objstore.mapping import DEFAULT as DEFAULT
 from objstore.memoize import CacheInfo as CacheInfo

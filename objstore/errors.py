@@ -101,6 +101,10 @@ class StoreClosed(StoreError, ValueError):
     """The store, or the snapshot, is closed."""
 
 
+class SourceError(StoreError):
+    """What was to be imported is not there, is damaged, or is nothing that can be read; nothing more of it was."""
+
+
 # About transactions.
 
 

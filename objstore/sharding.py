@@ -17,7 +17,7 @@ from objstore import keys
 from objstore.engines.base import ANYTHING, MAX_SERVED_BYTES, Anything, Marks, Shards, Stored
 from objstore.errors import StoreError
 from objstore.record import Packed
-from objstore.space import EMPTY_COUNT, ITEMS, Found, Labelled, Space, tag_hash
+from objstore.space import EMPTY_COUNT, ITEMS, Found, Labelled, Replacement, Space, tag_hash
 
 _PAGE = 256
 
@@ -120,6 +120,19 @@ class ShardedSpace(Space):
             return self._store(txn, tree_key, packed, expires_at, tags, before)
         # What is expired was there for whoever compares it; of nothing, what is known about it goes.
         return bool(txn.remove(tree_key, 0, before))
+
+    def replace_many(self, txn: Any, items: Sequence[Replacement]) -> list[bool]:
+        shards: Shards = txn
+        if self.prefix and not self._is_declared and items:
+            self.declare(shards)
+        marked = [(item.tree_key, item.packed, self._marked(item.expires_at, item.tags)) for item in items]
+        try:
+            done = shards.store_many(marked, self.now(), [item.found for item in items])
+        except StoreError as exc:
+            labelled = [(item.tree_key, item.packed, item.expires_at, item.tags) for item in items]
+            raise self._told(exc, labelled) from exc.__cause__
+        self._settle(shards, *done)
+        return [each > 0 for each in done]
 
     def replace_last(self, txn: Any, tree_key: bytes, found: Stored | None, now: int) -> bool:
         """Remove the record if it is still there; another one may have become the last meanwhile."""

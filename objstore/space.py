@@ -81,7 +81,7 @@ _TIME_BYTES = 7
 _EXPIRY_HEAD = 1 + _TIME_BYTES
 _TAG_HEAD = 1 + _TAG_HASH_BYTES
 
-_LATEST = (1 << 8 * _TIME_BYTES) - 1  # microseconds since 1970: in the year 4253
+LATEST = (1 << 8 * _TIME_BYTES) - 1  # microseconds since 1970: in the year 4253
 
 # The flags of the state.  Without any, a put in the default namespace keeps no books.
 NO_BOOKS = 0
@@ -110,6 +110,16 @@ Sealing = Callable[[str], Seal]
 
 Labelled = tuple[bytes, bytes, int | None, Sequence[str]]
 """What there is to put: tree key, record, and what that says: when it expires, and its tags."""
+
+
+class Replacement(NamedTuple):
+    """What there is to put where something was found: `found` is None where nothing is."""
+
+    tree_key: bytes
+    found: bytes | None
+    packed: bytes
+    expires_at: int | None = None
+    tags: Sequence[str] = ()
 
 
 class Found(NamedTuple):
@@ -681,6 +691,10 @@ class Space:
             self.put(txn, tree_key, packed, expires_at, tags)
         return True
 
+    def replace_many(self, txn: Writer, items: Sequence[Replacement]) -> list[bool]:
+        """`replace` for each; whether what was found was still there."""
+        return [self.replace(txn, *item) for item in items]
+
     def replace_last(self, txn: Writer, tree_key: bytes, found: Stored | None, now: int) -> bool:
         """Remove the record `found`, if it is what is still there, and still the last."""
         for last in self.scan(txn, self.start, self.stop, True, now):
@@ -896,7 +910,7 @@ def contradicts(header: Header, place: bytes) -> bool:
 
     Its digest may fit all the same, because anybody can make one.
     """
-    if header.expires_at is not None and not 0 <= header.expires_at <= _LATEST:
+    if header.expires_at is not None and not 0 <= header.expires_at <= LATEST:
         return True
     return header.long_key is not None and keys.shorten(header.long_key) != place
 

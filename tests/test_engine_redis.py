@@ -114,6 +114,14 @@ class TestWrites:
         shards.forget_namespace(b"\x04prefix")
         assert store(shards, b"\x04prefixkey", prefix=b"\x04prefix", name=b"other") == 2
 
+    def test_many_are_stored_where_what_was_found_is_still_there(self, shards):
+        store(shards, b"\x10a")
+        there = shards.get(b"\x10a")
+        items = [(key, b"new", Marks()) for key in (b"\x10a", b"\x10b", b"\x10c")]
+        assert shards.store_many(items, 0, [None, None, b"other"]) == [0, 1, 0]
+        assert shards.store_many(items, 0, [there, b"new", None]) == [1, 1, 1]
+        assert [shards.get(key) for key, _, _ in items] == [b"new"] * 3
+
     def test_thousands_at_once_of_any_size(self, shards):
         items = [(b"\x10%05d" % number, bytes(number % 1000), Marks()) for number in range(3000)]
         items += [(b"\x11%02d" % number, bytes(1 << 20), Marks()) for number in range(12)]

@@ -23,7 +23,7 @@ DOCS = ROOT / "docs"
 CONFIGURATION = tomllib.loads((ROOT / "zensical.toml").read_text())["project"]
 TEXTS = {path: path.read_text() for path in [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]}
 
-NOT_WRITTEN_YET = {"importing.md"}
+NOT_WRITTEN_YET: set[str] = set()
 
 BLOCK = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LANGUAGES = {"python", "sh", "text", "json"}

@@ -28,6 +28,7 @@ _COMMANDS = {
     "salvage": "care:salvage",
     "rekey": "care:rekey",
     "copy": "care:copy",
+    "import": "importing:import_",
     "export": "exporting:export",
     "browse": "browse:browse",
     "bench": "benchmarking:bench",

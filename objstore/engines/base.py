@@ -239,8 +239,11 @@ class Shards(Reader, Protocol):
         another name by now.
         """
 
-    def store_many(self, items: Sequence[Put], now: int) -> list[int]:
-        """`store`, whatever is there, for each.  An error has the places of those that failed in `places`."""
+    def store_many(self, items: Sequence[Put], now: int, found: Sequence[bytes | None] | None = None) -> list[int]:
+        """`store` for each, whatever is there, or if it is what was found there.
+
+        An error has the places of those that failed in `places`.
+        """
 
     def exchange(self, items: Sequence[tuple[bytes, bytes, bytes]]) -> int:
         """Key, record, and another one for the same thing: put it in its place if it is still there; how many were."""

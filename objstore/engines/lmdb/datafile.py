@@ -256,33 +256,46 @@ def identify(status: os.stat_result) -> tuple[int, int]:
 def check_whole(directory_path: str) -> None:
     """Refuse a data file that is cut short: LMDB would map it, and touching what is gone kills the process.
 
-    Compares the last page in use, from the meta pages, with the size of the file.  A whole file may lack pages
-    at its end that were used and freed again in one transaction; those are listed as free.  To be called
-    before LMDB opens the file.
+    To be called before LMDB opens the file.
     """
     descriptor = os.open(os.path.join(directory_path, DATA), os.O_RDONLY | os.O_CLOEXEC)
     try:
-        file, before = DataFile(descriptor), None
-        while True:
-            metas = file.metas()
-            if not metas:
-                raise StoreCorrupt(
-                    f"the data file of the store at {directory_path!r} is no LMDB file; restore a backup"
-                )
-            meta = metas[0]
-            # After the metas: others may be writing, and write the pages first.
-            size = file.size()
-            missing = range(size // meta.page_size, meta.last_page + 1)
-            if not missing or _all_free(file, meta, missing):
-                return
-            if meta == before:  # and no writer has changed the tree of free pages on the way
-                raise StoreCorrupt(
-                    f"the data file of the store at {directory_path!r} is cut short: {size} bytes of "
-                    f"{(meta.last_page + 1) * meta.page_size}; restore a backup"
-                )
-            before = meta
+        lack = cut_short(DataFile(descriptor))
+    except Unreadable:
+        raise StoreCorrupt(
+            f"the data file of the store at {directory_path!r} is no LMDB file; restore a backup"
+        ) from None
     finally:
         os.close(descriptor)
+    if lack is not None:
+        size, whole = lack
+        raise StoreCorrupt(
+            f"the data file of the store at {directory_path!r} is cut short: {size} bytes of {whole}; restore a backup"
+        )
+
+
+def cut_short(file: DataFile) -> tuple[int, int] | None:
+    """The bytes that a file has, and those that it should have, where it is cut short.
+
+    Compares the last page in use, from the meta pages, with the size of the file.  A whole file may lack pages
+    at its end that were used and freed again in one transaction; those are listed as free.
+
+    Raises Unreadable where it has no meta page.
+    """
+    before = None
+    while True:
+        metas = file.metas()
+        if not metas:
+            raise Unreadable("it is no LMDB file")
+        meta = metas[0]
+        # After the metas: others may be writing, and write the pages first.
+        size = file.size()
+        missing = range(size // meta.page_size, meta.last_page + 1)
+        if not missing or _all_free(file, meta, missing):
+            return None
+        if meta == before:  # and no writer has changed the tree of free pages on the way
+            return size, (meta.last_page + 1) * meta.page_size
+        before = meta
 
 
 def _all_free(file: DataFile, meta: Meta, pages: range) -> bool:

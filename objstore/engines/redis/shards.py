@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from hashlib import sha1
+from itertools import repeat
 from typing import Any
 
 from objstore.engines.base import ANYTHING, ORDER_ENTRY, Anything, Marks, Put
@@ -287,12 +288,17 @@ class ServerShards:
         call = self._write(key, b"S", record, marks, now, found)
         return _done(self._router.call(*call, WRITE if found is ANYTHING else ONCE))
 
-    def store_many(self, items: Sequence[Put], now: int) -> list[int]:
+    def store_many(self, items: Sequence[Put], now: int, found: Sequence[bytes | None] | None = None) -> list[int]:
         done: list[int] = []
+        kind = WRITE if found is None else ONCE
         for first, page in _batches(items):
-            calls = [self._write(key, b"S", record, marks, now, ANYTHING) for key, record, marks in page]
+            there = repeat(ANYTHING) if found is None else found[first:]
+            calls = [
+                self._write(key, b"S", record, marks, now, each)
+                for (key, record, marks), each in zip(page, there, strict=False)
+            ]
             try:
-                done += map(_done, self._router.call_many(calls, WRITE))
+                done += map(_done, self._router.call_many(calls, kind))
             except StoreError as exc:
                 exc.places = [first + place for place in _places(exc)] + list(range(first + len(page), len(items)))  # type: ignore[attr-defined]
                 raise
