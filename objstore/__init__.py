@@ -1,7 +1,11 @@
 """objstore: a dictionary that lives on disk; ordered, transactional, and almost as fast as LMDB and pickle.
 
-The public names and nothing else; `import objstore` loads no optional dependency.
+The public names and nothing else; `import objstore` loads no optional dependency.  What copies, imports and exports is
+loaded when somebody first asks for one of its names: most processes never do.
 """
+
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
 
 from objstore.audit import Damage as Damage
 from objstore.cache import Cache as Cache
@@ -15,8 +19,6 @@ from objstore.codecs.pickling import Pickle as Pickle
 from objstore.codecs.raw import Bytes as Bytes
 from objstore.codecs.structured import Json as Json
 from objstore.codecs.structured import Msgpack as Msgpack
-from objstore.copying.stores import copy as copy
-from objstore.copying.work import CopyReport as CopyReport
 from objstore.engines.base import Activity as Activity
 from objstore.engines.base import Held as Held
 from objstore.errors import BadSignature as BadSignature
@@ -42,13 +44,6 @@ from objstore.errors import TransactionError as TransactionError
 from objstore.errors import UnsealedWarning as UnsealedWarning
 from objstore.errors import UnsupportedOperation as UnsupportedOperation
 from objstore.errors import WrongKind as WrongKind
-from objstore.exchange.dumps import RestoreReport as RestoreReport
-from objstore.exchange.dumps import restore as restore
-from objstore.exchange.exporting import ExportReport as ExportReport
-from objstore.exchange.exporting import export as export
-from objstore.exchange.importing import import_into as import_into
-from objstore.exchange.reports import ImportReport as ImportReport
-from objstore.exchange.reports import Left as Left
 from objstore.keys import LostKey as LostKey
 from objstore.mapping import DEFAULT as DEFAULT
 from objstore.memoize import CacheInfo as CacheInfo
@@ -64,4 +59,41 @@ from objstore.views import Entry as Entry
 from objstore.views import Payload as Payload
 from objstore.views import Range as Range
 
+if _TYPE_CHECKING:
+    from objstore.copying.stores import copy as copy
+    from objstore.copying.work import CopyReport as CopyReport
+    from objstore.exchange.dumps import RestoreReport as RestoreReport
+    from objstore.exchange.dumps import restore as restore
+    from objstore.exchange.exporting import ExportReport as ExportReport
+    from objstore.exchange.exporting import export as export
+    from objstore.exchange.importing import import_into as import_into
+    from objstore.exchange.reports import ImportReport as ImportReport
+    from objstore.exchange.reports import Left as Left
+
 __version__ = "0.1.0"
+
+_LOADED_LATER = {
+    "copy": "objstore.copying.stores",
+    "CopyReport": "objstore.copying.work",
+    "RestoreReport": "objstore.exchange.dumps",
+    "restore": "objstore.exchange.dumps",
+    "ExportReport": "objstore.exchange.exporting",
+    "export": "objstore.exchange.exporting",
+    "import_into": "objstore.exchange.importing",
+    "ImportReport": "objstore.exchange.reports",
+    "Left": "objstore.exchange.reports",
+}
+
+if not _TYPE_CHECKING:  # else a type checker would take every name for one that may be there
+
+    def __getattr__(name: str) -> _Any:
+        """A name that was not asked for before.  Raises AttributeError."""
+        if name not in _LOADED_LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        found = globals()[name] = getattr(import_module(_LOADED_LATER[name]), name)
+        return found
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_LOADED_LATER})

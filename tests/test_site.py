@@ -107,7 +107,7 @@ def test_the_reference_has_every_public_name():
         for name in re.findall(r"^::: objstore\.(\w+)$", TEXTS[page], re.MULTILINE)
     ]
     modules = {path.stem for path in (ROOT / "objstore").iterdir()}
-    public = {name for name in vars(objstore) if not name.startswith("_") and name not in modules}
+    public = {name for name in dir(objstore) if not name.startswith("_") and name not in modules}
     assert len(documented) == len(set(documented))
     assert set(documented) == public
 
