@@ -7,7 +7,7 @@ import sys
 import click
 
 from objstore.cli.arguments import namespace_option, store_argument
-from objstore.cli.opening import open_any
+from objstore.cli.opening import open_any, refuse_memory
 from objstore.cli.working import refusals
 
 
@@ -19,8 +19,7 @@ def browse(store: str, namespace: str | None) -> None:
 
     No value is unpickled unless you ask for it, and are asked back.  Inside, ? shows what the keys do.
     """
-    if store.startswith("memory:"):
-        raise click.UsageError("A store in memory ends with the command; name a directory or a server.")
+    refuse_memory(store)
     try:
         from objstore.cli.browsing.app import Browser
     except ModuleNotFoundError as exc:

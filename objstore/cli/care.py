@@ -6,7 +6,6 @@ interrupted is told what that has left: the old store, or what goes on when the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, NoReturn
 
 import click
@@ -15,15 +14,11 @@ import objstore
 from objstore import Damage, LostKey
 from objstore.cli.arguments import json_option, place_argument, store_argument
 from objstore.cli.literals import written
-from objstore.cli.opening import open_any
-from objstore.cli.printing import say, say_json
-from objstore.cli.working import progress_of, refusals
-
-# So many of each kind are printed; with --json, all are.
-_MOST_PRINTED = 100
+from objstore.cli.opening import open_any, refuse_memory
+from objstore.cli.printing import say, say_first, say_json, told
+from objstore.cli.working import GOES_ON, progress_of, refusals
 
 _AS_IT_WAS = "the store is as it was"
-_GOES_ON = "give the same command again, and it goes on where it was"
 
 
 @click.command()
@@ -40,8 +35,8 @@ def check(store: str, accept: bool, as_json: bool) -> None:
         report = objstore.check(store, accept=accept, progress=progress)
     if as_json:
         _tell(report, report.ok)
-    _print(report.problems)
-    _print(map(_damaged, report.damaged))
+    say_first(str, report.problems)
+    say_first(_damaged, report.damaged)
     if report.suspect:
         say("suspect: the machine went down while it had unsynced writes; --accept takes it as it is")
     if report.unverified:
@@ -92,8 +87,8 @@ def salvage(source: str, target: str, as_json: bool) -> None:
         report = objstore.salvage(source, target, progress=progress)
     if as_json:
         _tell(report, not (report.lost or report.problems))
-    _print(report.problems)
-    _print(map(_damaged, report.lost))
+    say_first(str, report.problems)
+    say_first(_damaged, report.lost)
     strays = f", {report.strays:,} of them from outside the damaged tree, maybe old" if report.strays else ""
     say(f"{report.entries:,} records salvaged{strays}; {len(report.lost):,} lost")
     raise SystemExit(bool(report.lost or report.problems))
@@ -108,12 +103,12 @@ def rekey(store: str, as_json: bool) -> None:
     The keys, newest first and with commas between them, are those in the environment variable OBJSTORE_SIGNING_KEY or
     OBJSTORE_ENCRYPTION_KEY.  What was interrupted is begun again where it was.
     """
-    with refusals(_GOES_ON), progress_of("rekeying") as progress, open_any(store, "w") as opened:
+    with refusals(GOES_ON), progress_of("rekeying") as progress, open_any(store, "w") as opened:
         report = opened.rekey(progress=progress)
         key = opened.stats().key
     if as_json:
         _tell(report, not (report.refused or report.needed), key=key)
-    _print(map(_damaged, report.refused))
+    say_first(_damaged, report.refused)
     for needed in report.needed:
         say(f"key {needed} is still needed: somebody writes with it; rekey again when all have the new key first")
     if not (report.needed or report.refused):
@@ -142,9 +137,8 @@ def copy(
     TARGET is made if it is missing; it is sealed as SOURCE is, if no other key is named.  What was interrupted goes on
     where it was when it is begun again.
     """
-    if source.startswith("memory:") or target.startswith("memory:"):
-        raise click.UsageError("A store in memory ends with the command; name a directory or a server.")
-    with refusals(_GOES_ON), progress_of("copying") as progress:
+    refuse_memory(source, target)
+    with refusals(GOES_ON), progress_of("copying") as progress:
         report = objstore.copy(
             source,
             target,
@@ -155,7 +149,7 @@ def copy(
         )
     if as_json:
         _tell(report, report.ok)
-    _print(map(_damaged, report.lost))
+    say_first(_damaged, report.lost)
     if report.differing:
         say(f"{report.differing:,} records were written meanwhile once more; copy again with --merge")
     present = f", {report.present:,} were there" if report.present else ""
@@ -179,14 +173,5 @@ def _plain(value: Any) -> Any:
     return [_plain(each) for each in value] if isinstance(value, tuple) else value
 
 
-def _print(lines: Iterable[str]) -> None:
-    every = list(lines)
-    for line in every[:_MOST_PRINTED]:
-        say(line)
-    if len(every) > _MOST_PRINTED:
-        say(f"... and {len(every) - _MOST_PRINTED:,} more like these")
-
-
 def _damaged(damage: Damage) -> str:
-    where = f" in namespace {damage.namespace!r}" if damage.namespace else ""
-    return f"damaged: {damage.shown_key}{where}: {damage.reason}"
+    return f"damaged: {told(damage)}"

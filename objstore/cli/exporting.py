@@ -11,15 +11,12 @@ from contextlib import nullcontext
 import click
 
 import objstore
-from objstore import DEFAULT
+from objstore import DEFAULT, Damage
 from objstore.cli.arguments import key_option, store_argument, tag_option
 from objstore.cli.literals import prefix_of
-from objstore.cli.opening import open_any
-from objstore.cli.printing import printable
+from objstore.cli.opening import open_any, refuse_memory
+from objstore.cli.printing import say, say_first, told
 from objstore.cli.working import progress_of, refusals
-
-# So many of what is left out are printed.
-_MOST_PRINTED = 100
 
 _FORMATS = click.Choice(["pickle", "jsonl", "dump"])
 
@@ -45,8 +42,7 @@ def export(
     TARGET - is standard output (jsonl and dump).  pickle and jsonl unpickle the values, which runs the code of their
     classes; dump unpickles nothing.
     """
-    if store.startswith("memory:"):
-        raise click.UsageError("A store in memory ends with the command; name a directory or a server.")
+    refuse_memory(store)
     if format_ == "dump" and target == "-" and sys.stdout.isatty():
         raise click.UsageError("A dump is no text for a terminal; name a file, or redirect standard output.")
     # What decodes nothing needs no codec, so not one of somebody's own either.
@@ -66,19 +62,12 @@ def export(
             force=force,
             progress=progress,
         )
-    for damage in report.why[:_MOST_PRINTED]:
-        _tell(f"left out: {damage.shown_key}{_place(damage.namespace)}: {damage.reason}")
-    if report.skipped > _MOST_PRINTED:
-        _tell(f"... and {report.skipped - _MOST_PRINTED:,} more like these")
+    # Beside what is exported, which may be on standard output.
+    say_first(_left_out, report.why, report.skipped, err=True)
     left = f", {report.skipped:,} left out" if report.skipped else ""
-    _tell(f"{report.exported:,} entries exported{left}")
+    say(f"{report.exported:,} entries exported{left}", err=True)
     raise SystemExit(not report.ok)
 
 
-def _tell(text: str) -> None:
-    """Print a line beside what is exported, which may be on standard output."""
-    click.echo(printable(text), err=True)
-
-
-def _place(namespace: str) -> str:
-    return f" in namespace {namespace!r}" if namespace else ""
+def _left_out(damage: Damage) -> str:
+    return f"left out: {told(damage)}"

@@ -9,6 +9,7 @@ import shlex
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import NoReturn
 
 import click
@@ -16,13 +17,11 @@ import click
 import objstore
 from objstore import ImportReport, Left, UnsealedWarning
 from objstore.cli.arguments import json_option, store_argument
-from objstore.cli.printing import printable, say, say_json
-from objstore.cli.working import progress_of, refusals
+from objstore.cli.opening import refuse_memory
+from objstore.cli.printing import printable, say, say_first, say_json
+from objstore.cli.working import GOES_ON, progress_of, refusals
 
 _FORMATS = ("auto", "pickle", "shelve", "diskcache", "sqlitedict", "lmdb", "jsonl", "dump")
-
-# So many of each kind are printed; a program gets the first thousand (`objstore.import_into`).
-_MOST_PRINTED = 100
 
 
 class _Rename(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click only
@@ -35,9 +34,6 @@ class _Rename(click.ParamType):  # type: ignore[type-arg]  # generic in newer ve
         if not (old and equals and new):
             self.fail(f"{value!r} is not OLD.Name=NEW.Name", param, ctx)
         return old, new
-
-
-_GOES_ON = "give the same command again, and it goes on where it was"
 
 
 @click.command(name="import")
@@ -73,9 +69,8 @@ def import_(
     environment (lmdbm, zict), a file of JSON Lines, or a dump.  It is only read, and no code that it names is run
     unless that is allowed.  What was interrupted goes on where it was when it is begun again.
     """
-    if store.startswith("memory:"):
-        raise click.UsageError("A store in memory ends with the command; name a directory or a server.")
-    with refusals(_GOES_ON), _told(), progress_of("importing") as progress, warnings.catch_warnings():
+    refuse_memory(store)
+    with refusals(GOES_ON), _told(), progress_of("importing") as progress, warnings.catch_warnings():
         warnings.simplefilter("ignore", UnsealedWarning)  # what unpickles says so in its help
         report = objstore.import_into(
             store,
@@ -93,8 +88,8 @@ def import_(
         )
     if as_json:
         _tell(report)
-    _print("left", report.unread_first, report.unread)
-    _print("differs", report.differing_first, report.differing)
+    say_first(partial(_line, "left"), report.unread_first, report.unread)
+    say_first(partial(_line, "differs"), report.differing_first, report.differing)
     if report.needs:
         say(f"to take over what needs these names: {_flags(report.needs)}")
         say("or --trust, if you trust whoever wrote it: it runs whatever the pickles say")
@@ -118,11 +113,8 @@ def _tell(report: ImportReport) -> NoReturn:
     raise SystemExit(not report.ok)
 
 
-def _print(what: str, entries: tuple[Left, ...], count: int) -> None:
-    for left in entries[:_MOST_PRINTED]:
-        say(f"{what}: {left.key} of {left.source}: {left.reason}")
-    if count > _MOST_PRINTED:
-        say(f"... and {count - _MOST_PRINTED:,} more that {'were left' if what == 'left' else 'differ'}")
+def _line(what: str, left: Left) -> str:
+    return f"{what}: {left.key} of {left.source}: {left.reason}"
 
 
 def _flags(needs: tuple[str, ...]) -> str:

@@ -27,12 +27,17 @@ def open_any(location: str, flag: str) -> Store[Any, Any]:
             return Cache(location, flag)
 
 
+def refuse_memory(*locations: str) -> None:
+    """Raise UsageError where a location is in the memory of this process, which nobody has stored anything in."""
+    if any(location.startswith("memory:") for location in locations):
+        raise click.UsageError("A store in memory ends with the command; name a directory or a server.")
+
+
 @contextmanager
 def opened(location: str, flag: str, namespace: str | None = None) -> Iterator[Store[Any, Any]]:
     """The store, or a namespace of it, for one short command."""
     try:
-        if location.startswith("memory:"):
-            raise click.UsageError("A store in memory ends with the command; name a directory.")
+        refuse_memory(location)
         with open_any(location, flag) as store:
             yield store if namespace is None else store.namespace(namespace)
     except StoreNotFound as exc:

@@ -8,10 +8,17 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import click
+
+from objstore import Damage
+
+T = TypeVar("T")
+
+# So many of what one report lists are printed; with --json, all that it lists are.
+_MOST_PRINTED = 100
 
 
 def printable(text: str) -> str:
@@ -24,9 +31,24 @@ def printable(text: str) -> str:
     )
 
 
-def say(text: str) -> None:
-    """Print a line."""
-    click.echo(printable(text))
+def say(text: str, *, err: bool = False) -> None:
+    """Print a line, to standard error if `err`."""
+    click.echo(printable(text), err=err)
+
+
+def say_first(line_of: Callable[[T], str], listed: Sequence[T], count: int | None = None, *, err: bool = False) -> None:
+    """Print a line of each of the first that are listed, and how many more there are of `count`, which may be more."""
+    for each in listed[:_MOST_PRINTED]:
+        say(line_of(each), err=err)
+    more = (len(listed) if count is None else count) - _MOST_PRINTED
+    if more > 0:
+        say(f"... and {more:,} more like these", err=err)
+
+
+def told(damage: Damage) -> str:
+    """Which record it is, and what is wrong with it."""
+    where = f" in namespace {damage.namespace!r}" if damage.namespace else ""
+    return f"{damage.shown_key}{where}: {damage.reason}"
 
 
 def say_all(lines: Iterable[str]) -> None:

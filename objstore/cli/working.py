@@ -16,6 +16,9 @@ from rich.text import Text
 from objstore import StoreError
 from objstore.cli.printing import printable
 
+GOES_ON = "give the same command again, and it goes on where it was"
+"""What is said of an interruption of work that is resumed."""
+
 
 @contextmanager
 def refusals(interrupted: str | None = None) -> Iterator[None]:
