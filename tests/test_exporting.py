@@ -8,7 +8,7 @@ import os
 import pickle
 import stat
 import sys
-from datetime import date, datetime, timezone
+from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from uuid import UUID
 
@@ -207,6 +207,11 @@ class TestLines:
             store[key] = 1
             assert store[item.key] == 1
 
+    @pytest.mark.parametrize("microseconds", [1, -1, 3_600_000_001])
+    def test_a_time_zone_that_is_off_by_less_than_a_second(self, microseconds):
+        key = datetime(2000, 1, 1, tzinfo=timezone(timedelta(microseconds=microseconds)))
+        assert read_line(write_line(Item(key, 1))).key == key
+
     def test_all_fields(self):
         item = Item(("user", 1), {"a": [1.5, None]}, "users", 1_800_000_000.25, ("red", "grün"))
         assert read_line(write_line(item)) == item
@@ -339,7 +344,7 @@ class TestExport:
         assert [(damage.key, damage.reason) for damage in report.why] == [("b", "sour")]
 
     def test_only_so_many_are_told(self, place, monkeypatch):
-        monkeypatch.setattr("objstore.exchange.exporting.MOST_TOLD", 3)
+        monkeypatch.setattr("objstore.exchange.exporting.MOST_LISTED", 3)
         with Store("memory://") as store:
             store.update(dict.fromkeys(range(10), (1,)))
             report = objstore.export(store, place / "a.jsonl", "jsonl")

@@ -26,7 +26,7 @@ from __future__ import annotations
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Callable
-from datetime import date, datetime, timezone
+from datetime import date, datetime, timedelta, timezone
 from math import isfinite
 from typing import Any, NamedTuple, NoReturn
 from uuid import UUID
@@ -126,13 +126,20 @@ def _as_it_is(key: Any) -> Any:
     return key
 
 
+def _moment_text(key: datetime) -> str:
+    offset = key.utcoffset()
+    if offset is not None and offset % timedelta(seconds=1):  # `fromisoformat` takes less than a second for nothing
+        key = key.astimezone(timezone.utc)
+    return key.isoformat()
+
+
 _KEY_WRITERS: dict[type, Callable[[Any], Any]] = {
     type(None): _as_it_is,
     bool: _as_it_is,
     int: _as_it_is,
     float: _as_it_is,
     bytes: lambda key: {"bytes": b64encode(key).decode()},
-    datetime: lambda key: {"datetime": key.isoformat()},
+    datetime: lambda key: {"datetime": _moment_text(key)},
     date: lambda key: {"date": key.isoformat()},
     UUID: lambda key: {"uuid": str(key)},
 }
