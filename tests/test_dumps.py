@@ -328,7 +328,7 @@ def restored(content, path):
 
 
 class TestDamage:
-    def test_every_flipped_bit_is_found_and_the_rest_is_restored(self, place, small, rng):
+    def test_flipped_bits_are_found_and_the_rest_is_restored(self, place, small, rng):
         store, dump = small
         whole = contents(store)
         refused = 0

@@ -37,7 +37,8 @@ from click.testing import CliRunner
 import objstore
 from objstore import Cache, SourceError, Store, import_into
 from objstore.cli.commands import objstore as command
-from objstore.exchange import landing, passes, reports, sqlite
+from objstore.copying import records
+from objstore.exchange import landing, reports, sqlite
 from objstore.exchange.consent import names_in
 
 DATA = {
@@ -478,7 +479,7 @@ class TestSqlitedict:
             import_into(memory, tmp_path / "b.db", format="sqlitedict")
 
     def test_no_writer_waits_for_a_reader_between_its_pages(self, tmp_path, memory, monkeypatch):
-        monkeypatch.setattr(passes, "_BATCH_RECORDS", 7)
+        monkeypatch.setattr(records, "_BATCH_RECORDS", 7)
         monkeypatch.setattr(sqlite, "_PAGE_ROWS", 5)
         write_sqlitedict(tmp_path / "a.db", {f"{number:03}": number for number in range(50)})
         with closing(sqlite3.connect(tmp_path / "a.db", timeout=0, isolation_level=None)) as writer:
@@ -491,7 +492,7 @@ class TestSqlitedict:
         assert [left.key for left in report.differing_first] == ["'000'"]
 
     def test_a_cache_that_is_written_while_it_is_read_as_if_nobody_had_it_open(self, tmp_path, memory, monkeypatch):
-        monkeypatch.setattr(passes, "_BATCH_RECORDS", 7)
+        monkeypatch.setattr(records, "_BATCH_RECORDS", 7)
         write_diskcache(tmp_path / "source", {f"{number:03}": number for number in range(50)})
         writers = []
 
@@ -766,7 +767,7 @@ class TestTheTarget:
         assert (report.unread, len(report.unread_first)) == (10, 3)
 
     def test_progress_ends_where_it_says(self, source, memory, monkeypatch):
-        monkeypatch.setattr(passes, "_BATCH_RECORDS", 7)
+        monkeypatch.setattr(records, "_BATCH_RECORDS", 7)
         told = []
         import_into(memory, source, progress=lambda *each: told.append(each))
         assert told == sorted(told)

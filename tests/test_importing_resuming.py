@@ -34,10 +34,10 @@ KILLS = int(os.environ.get("OBJSTORE_KILLS", "3"))
 IMPORT = """
     import os, signal, sys, warnings
     import objstore
-    from objstore.exchange import passes
+    from objstore.copying import records
 
     target, source, most = sys.argv[1:4]
-    passes._BATCH_RECORDS = 10
+    records._BATCH_RECORDS = 10
     sys.path.insert(0, os.path.dirname(source))  # where the class is
     warnings.simplefilter("ignore", objstore.UnsealedWarning)
 

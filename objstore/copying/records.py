@@ -7,9 +7,9 @@ asked of it: where there are snapshots, a state is one; where there is no order,
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from objstore import identity, record, space
 from objstore.audit import Damage, key_of, lost_name
@@ -20,6 +20,8 @@ from objstore.eviction import LEDGER_KEY, Bounds, Ledger
 from objstore.identity import Identity
 from objstore.record import Damaged, Forged, Header, Packed, Seal
 from objstore.store import Store
+
+T = TypeVar("T")
 
 _BATCH_BYTES = 8 << 20
 _BATCH_RECORDS = 2000
@@ -113,7 +115,7 @@ class Namespace(NamedTuple):
     seal: Seal | None
 
 
-class Item(NamedTuple):
+class Opened(NamedTuple):
     """A record that is right, and opened."""
 
     tree_key: bytes
@@ -163,13 +165,13 @@ class Walk:
             with suppress(Damaged):
                 yield self._namespace(state, space.ITEMS + tree_key[1:])
 
-    def batches(self, state: State, begin: bytes) -> Iterator[tuple[bytes, list[Item]]]:
+    def batches(self, state: State, begin: bytes) -> Iterator[tuple[bytes, list[Opened]]]:
         """The records from a tree key on, in batches that take a bounded memory: the last tree key, and what is right.
 
         What has expired is left out.
         """
         now = self._origin.now()
-        for batch in _batched(_records(state, begin)):
+        for batch in batches(_records(state, begin), _size):
             self.met += len(batch)
             yield batch[-1][0], [item for each in batch if (item := self._open(state, *each, now)) is not None]
 
@@ -179,7 +181,7 @@ class Walk:
         name = self._namespaces[prefix].name if prefix in self._namespaces else lost_name(prefix)
         self.lost[tree_key] = Damage(name, key_of(tree_key[len(prefix) :], stored), why)
 
-    def _open(self, state: State, tree_key: bytes, stored: Stored | None, now: int) -> Item | None:
+    def _open(self, state: State, tree_key: bytes, stored: Stored | None, now: int) -> Opened | None:
         """A record, or None where it has expired, or must stay behind."""
         prefix = space.prefix_in(tree_key) or b""
         try:
@@ -196,7 +198,7 @@ class Walk:
             return None
         if header.expires_at is not None and header.expires_at <= now:
             return None
-        return Item(tree_key, stored, header, payload, frames, namespace)
+        return Opened(tree_key, stored, header, payload, frames, namespace)
 
     def _namespace(self, state: State, prefix: bytes) -> Namespace:
         """The namespace that has a prefix.  Raises Damaged where nobody knows its name."""
@@ -249,12 +251,17 @@ def _records(state: State, begin: bytes) -> Iterator[tuple[bytes, Stored | None]
             yield bytes(tree_key), stored
 
 
-def _batched(items: Iterable[tuple[bytes, Stored | None]]) -> Iterator[list[tuple[bytes, Stored | None]]]:
-    batch: list[tuple[bytes, Stored | None]] = []
+def _size(found: tuple[bytes, Stored | None]) -> int:
+    return len(found[1] or b"")
+
+
+def batches(items: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:
+    """So many items at once as take a bounded memory, by the bytes that each has."""
+    batch: list[T] = []
     size = 0
-    for tree_key, stored in items:
-        batch.append((tree_key, stored))
-        size += len(stored or b"")
+    for item in items:
+        batch.append(item)
+        size += size_of(item)
         if size >= _BATCH_BYTES or len(batch) >= _BATCH_RECORDS:
             yield batch
             batch, size = [], 0

@@ -22,7 +22,7 @@ from objstore.audit import Damage
 from objstore.cache import Cache
 from objstore.codecs.raw import Bytes
 from objstore.codecs.sealing import sealing_of
-from objstore.copying.records import Item, Namespace, Origin, State, Walk, bounds_in, tree_keys_in
+from objstore.copying.records import Namespace, Opened, Origin, State, Walk, bounds_in, tree_keys_in
 from objstore.engines.base import Progress, Stored, Writer
 from objstore.errors import StoreError, StoreExists
 from objstore.eviction import LEDGER_KEY, Bounds
@@ -162,12 +162,12 @@ class Copying:
             if self._progress:
                 self._progress(self._done, max(self._done, self._total))
 
-    def _missing(self, items: Sequence[Item]) -> list[Item]:
+    def _missing(self, items: Sequence[Opened]) -> list[Opened]:
         """Those that are not in the target, or not so."""
         found = dict(self._new._engine.read(views=True).get_many([item.tree_key for item in items]))
         return [item for item in items if not self._is_same(item, found.get(item.tree_key))]
 
-    def _is_same(self, item: Item, found: Stored | None) -> bool:
+    def _is_same(self, item: Opened, found: Stored | None) -> bool:
         """Whether a record of the target says the same."""
         if found is None:
             return False
@@ -175,7 +175,7 @@ class Copying:
             return len(found) == len(item.stored) and bytes(found) == bytes(item.stored)
         return item.says(found, self._place(item.namespace).seal)
 
-    def _put(self, items: Sequence[Item]) -> int:
+    def _put(self, items: Sequence[Opened]) -> int:
         """Store these in the target, but for what no record there may be; how many."""
         most = self._new._engine.max_record_bytes
         batches: dict[Namespace, list[Labelled]] = {}

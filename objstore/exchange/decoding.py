@@ -28,7 +28,7 @@ Sink = Callable[[Item], Callable[[], object]]
 """Encodes an entry, and gives what writes it."""
 
 
-class Decoding:
+class Exporting:
     """Goes through a store, and decodes what it finds."""
 
     def __init__(

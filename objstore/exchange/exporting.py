@@ -16,9 +16,8 @@ from objstore.audit import Damage
 from objstore.codecs.keyring import KeyOption
 from objstore.copying.stores import Where, check_keys, source_of
 from objstore.engines.base import Progress
+from objstore.exchange.reports import MOST_LISTED
 from objstore.mapping import DEFAULT
-
-MOST_TOLD = 1000
 
 FORMATS = ("pickle", "jsonl", "dump")
 
@@ -85,10 +84,10 @@ def export(
             from objstore.exchange.files import target_file
 
             records, lost = write_dump(store, target_file(target, force, opened), progress)
-            return ExportReport(records, len(lost), lost[:MOST_TOLD])
-        from objstore.exchange.decoding import SINKS, Decoding
+            return ExportReport(records, len(lost), lost[:MOST_LISTED])
+        from objstore.exchange.decoding import SINKS, Exporting
 
         check_keys(store._identity, store._keys, store.location, "")
-        work = Decoding(store, namespace, prefix, tag, progress)
-        exported, skipped, why = work.run(SINKS[format](target, force, opened), MOST_TOLD)
+        work = Exporting(store, namespace, prefix, tag, progress)
+        exported, skipped, why = work.run(SINKS[format](target, force, opened), MOST_LISTED)
         return ExportReport(exported, skipped, tuple(why))

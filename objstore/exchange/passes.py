@@ -21,14 +21,12 @@ from typing import Any, NamedTuple
 
 from objstore.cache import Cache
 from objstore.codecs.raw import Bytes
+from objstore.copying.records import batches
 from objstore.engines.base import Progress, Stored
 from objstore.exchange import reports
 from objstore.exchange.base import Entry, Source, Unreadable
 from objstore.exchange.landing import Item, Landing, Note, Place, Placed
 from objstore.exchange.reports import ImportReport, Left
-
-_BATCH_BYTES = 8 << 20
-_BATCH_RECORDS = 2000
 
 
 class _Begun(NamedTuple):
@@ -103,7 +101,7 @@ class Importing:
         """Put what is not there, beginning where it was left; what has been done at the end."""
         begun = self._begun(source)
         self._done += begun.entries
-        for batch in _batches(source.entries(begun.position)):
+        for batch in batches(source.entries(begun.position), _size):
             begun = self._import_batch(source, batch, begun)
             self._advance(len(batch))
         return begun
@@ -165,7 +163,7 @@ class Importing:
 
     def _compare(self, source: Source) -> None:
         """Compare every entry with what is stored."""
-        for batch in _batches(source.entries(None)):
+        for batch in batches(source.entries(None), _size):
             now = self._landing.now()
             items = [item for entry in batch if (item := self._reread(source, entry, now)) is not None]
             for item, stored in self._landing.look(items):
@@ -226,18 +224,8 @@ class Importing:
             target._apply(notes.drop, notes.now())
 
 
-def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
-    """So many at once as take a bounded memory."""
-    batch: list[Entry] = []
-    size = 0
-    for entry in entries:
-        batch.append(entry)
-        size += entry.size
-        if size >= _BATCH_BYTES or len(batch) >= _BATCH_RECORDS:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+def _size(entry: Entry) -> int:
+    return entry.size
 
 
 def _without_repetition(items: Iterable[Item]) -> Iterator[list[Item]]:

@@ -1,11 +1,14 @@
-"""What an import says at its end: how much of each kind there was, and what was left behind, and why."""
+"""What an import says at its end: how much of each kind there was, and what was left behind, and why.
+
+How much of that is listed is the same for an export (`exporting`).
+"""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 MOST_LISTED = 1000
-"""Of so many entries that were left or differ a report says which; of all of them how many."""
+"""Of so many entries that were left out or differ a report says which; of all of them how many."""
 
 
 class Left(NamedTuple):
