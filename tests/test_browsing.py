@@ -6,6 +6,7 @@ import pickle
 import pty
 import signal
 import sys
+import threading
 import warnings
 from datetime import date, datetime, timezone
 from itertools import islice
@@ -293,6 +294,12 @@ class Screen:
         return plain(self.table.border_subtitle)
 
     @property
+    def in_front(self):
+        """What the screen in front says, which may be a question."""
+        said = self.browser.screen.query(Static)
+        return said.first().content.plain if said else ""
+
+    @property
     def value_title(self):
         return plain(self.browser._value.border_title)
 
@@ -332,7 +339,7 @@ class TestBrowser:
                 await screen.press("f5", "x")
                 await screen.until(lambda: "find posix.mkdir" in screen.value)
                 await screen.press("tab", "v")
-                assert "Decode the value of 'b:0299'?" in screen.browser.screen.query_one(Static).content.plain
+                await screen.until(lambda: "Decode the value of 'b:0299'?" in screen.in_front)
                 await screen.press("n")
                 assert not canary.exists()
                 await screen.press("v", "y")
@@ -393,7 +400,7 @@ class TestBrowser:
                 await screen.press("f5")
                 await screen.until(lambda: screen.keys[:2] == ["'a new word'", "'word 1'"])
                 await screen.press("question_mark")
-                assert "go to a key" in screen.browser.screen.query_one(Static).content.plain
+                await screen.until(lambda: "go to a key" in screen.in_front)
                 await screen.press("escape")
                 await screen.choose("texts")
                 await screen.until(lambda: screen.keys == ["'note'"])
@@ -443,6 +450,31 @@ class TestBrowser:
 
             browsed(store, steps)
 
+    def test_what_was_read_of_something_else_is_not_shown(self, tmp_path, monkeypatch):
+        begun, let_go = threading.Event(), threading.Event()
+
+        def look(*_arguments):
+            begun.set()
+            let_go.wait()
+            return "late", "late"
+
+        monkeypatch.setattr(browsing, "look", look)
+        with Store(tmp_path / "a.store") as store:
+            store["a"] = 1
+
+            async def steps(screen):
+                try:
+                    await screen.until(begun.is_set)
+                    store.close()
+                    await screen.press("f5")
+                    await screen.until(lambda: screen.value_title == "refused")
+                finally:
+                    let_go.set()
+                await screen.browser.workers.wait_for_complete()
+                assert screen.value_title == "refused"
+
+            browsed(store, steps)
+
     def test_a_namespace_with_a_codec_that_is_somebodys_own(self, tmp_path):
         with Store(tmp_path / "a.store") as store:
             store["a"] = 1
@@ -483,6 +515,7 @@ class TestBrowser:
                 await screen.press("end")
                 await screen.until(lambda: screen.count == "300 entries")
                 assert sorted(map(int, screen.keys)) == list(range(300))
+                await screen.until(lambda: screen.value_title.startswith(f"{screen.keys[screen.table.cursor_row]}: "))
                 await screen.press("slash")
                 assert "have no order" in screen.value
 

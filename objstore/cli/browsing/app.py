@@ -306,7 +306,8 @@ class Browser(App[None]):
             how, made = await asyncio.to_thread(look, entry, self._in_bytes, self._made.size.width)
         except KeyError:
             how, made = "gone", "it is not there any more; F5 reads again"
-        self._say(f"{tree.shown(entry.key)}: {how}", made)
+        if entry is self._chosen:  # something else may have been chosen while it was read
+            self._say(f"{tree.shown(entry.key)}: {how}", made)
 
     def action_decode(self) -> None:
         """Show the value of the entry that is chosen, after a question where decoding runs code."""
