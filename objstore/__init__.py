@@ -97,3 +97,5 @@ if not _TYPE_CHECKING:  # else a type checker would take every name for one that
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *_LOADED_LATER})
+
+    __all__ = [name for name in __dir__() if not name.startswith("_")]  # a star would not ask for the late ones

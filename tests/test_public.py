@@ -65,6 +65,9 @@ def test_what_copies_imports_and_exports_is_loaded_when_it_is_asked_for():
     assert told.splitlines()[1] == "True True"
     with pytest.raises(AttributeError, match="nothing"):
         objstore.nothing  # noqa: B018  (it is the question that raises)
+    everything = {}
+    exec("from objstore import *", everything)
+    assert {"Store", *objstore._LOADED_LATER} <= everything.keys()
 
 
 def test_every_name_that_is_loaded_later_is_where_a_type_checker_is_told():
