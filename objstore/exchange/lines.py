@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from objstore.exchange.base import Content, Entry, Position, Unreadable, beginning, states, unreadable_file
-from objstore.exchange.consent import Decoding
 from objstore.exchange.jsonlines import read_line
 
 _LONGEST = 1 << 30  # bytes of a line: what a file without line ends would take of memory
@@ -25,7 +24,7 @@ class JsonLines:
 
     format = "jsonl"
 
-    def __init__(self, path: Path, _decoding: Decoding, key_field: str | None = None) -> None:
+    def __init__(self, path: Path, key_field: str | None = None) -> None:
         self.path = str(path)
         self._key_field = key_field
         try:

@@ -1,8 +1,8 @@
 """Pickle files: one object each; a single one, or a directory of them, in which a sub-directory is a namespace.
 
 The key is the name of the file, without the suffix by which one knows a pickle; or what the index says, where there is
-one, as in a directory that was exported.  A file with more than one object in
-it is left behind: only whoever wrote it knows what the others are to be called.
+one, as in a directory that was exported.  A file with more than one object in it is left behind: only whoever wrote it
+knows what the others are to be called.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ def is_pickle(path: Path) -> bool:
     begin = beginning(path, 2)
     if begin[:1] == b"\x80":
         return 2 <= begin[-1] <= _NEWEST and len(begin) == 2
-    return begin[:1] in _OLD_OPCODES and _whole(path)[-1:] == _STOP and ends_at(_whole(path)) is not None
+    if begin[:1] not in _OLD_OPCODES:
+        return False
+    whole = _whole(path)
+    return whole.endswith(_STOP) and ends_at(whole) is not None
 
 
 def _whole(path: Path) -> bytes:

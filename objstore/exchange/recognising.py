@@ -52,8 +52,6 @@ def recognise(path: str, given: str = "auto") -> str:
             _refuse_stores(place)
         found = _recognise(place) if given == "auto" else given
     except OSError as exc:
-        if isinstance(exc, SourceError):
-            raise
         raise unreadable_file(path, exc) from exc
     if found is None:
         raise SourceError(_unknown(place))
@@ -176,7 +174,7 @@ def _lmdb(place: Path, options: Options) -> Source:
 
 
 def _jsonl(place: Path, options: Options) -> Source:
-    return JsonLines(place, options.decoding, options.key_field)
+    return JsonLines(place, options.key_field)
 
 
 def _pickle(place: Path, options: Options) -> Source:

@@ -100,8 +100,6 @@ class Foreign:
             hint = "close it in this process first" if "already open" in str(exc) else "restore it from a backup"
             raise SourceError(f"the LMDB environment at {self.path!r} cannot be read: {exc}; {hint}") from exc
         except OSError as exc:
-            if isinstance(exc, SourceError):
-                raise
             raise SourceError(f"{self.path!r} cannot be read: {exc.strerror or exc}; mend its permissions") from exc
 
     def close(self) -> None:
