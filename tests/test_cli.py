@@ -98,7 +98,7 @@ def test_listing_and_info_never_unpickle(path):
     ("arguments", "code", "message"),
     [
         (["get", "{path}", "nothing"], 1, "not there: 'nothing'"),
-        (["delete", "{path}", "nothing"], 1, "not there: nothing"),
+        (["delete", "{path}", "nothing"], 1, "not there: 'nothing'"),
         (["get", "{path}", "[1]"], 1, "list cannot be a key"),
         (["ls", "{path}/no"], 1, "there is no store"),
         (["set", "{path}", "key"], 2, "Give a value"),
@@ -108,6 +108,8 @@ def test_listing_and_info_never_unpickle(path):
         (["set", "memory://x", "a", "1"], 2, "ends with the command"),
         (["demo", "{path}"], 1, "there already"),
         (["set", "{path}", "a", "1", "-n", ""], 1, "namespace has 1 to 1,000"),
+        (["get", "{path}", "a", "-n", "users"], 1, "no namespace 'users' in"),
+        (["info", "redis://127.0.0.1:1/x", "--depth", "0"], 2, "--depth"),
     ],
 )
 def test_what_is_refused_says_why(path, arguments, code, message):
@@ -122,10 +124,41 @@ def test_without_the_extra_there_is_a_hint():
     code = "import sys; sys.modules['click'] = None; from objstore.cli import main; main()"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 1
-    assert "pip install 'objstore[cli]'" in result.stderr
+    assert "pip install click rich (the extra" in result.stderr
     asked_for = [sys.executable, "-c", code, "browse", "a.store"]
     result = subprocess.run(asked_for, capture_output=True, text=True, check=False)
-    assert "pip install 'objstore[browse]'" in result.stderr
+    assert "pip install click rich textual" in result.stderr
+
+
+def test_a_package_that_is_missing_is_named_by_every_command(path):
+    code = """
+import sys
+sys.modules["redis"] = sys.modules["valkey"] = None
+from click.testing import CliRunner
+from objstore.cli.commands import objstore
+for command in (["info"], ["ls"], ["get", "key"], ["set", "key", "1"], ["check"], ["copy", sys.argv[1]]):
+    name, *rest = command
+    done = CliRunner().invoke(objstore, [name, "redis://host/results", *rest])
+    assert (done.exit_code, done.output.count("\\n")) == (1, 1), (command, done.output)
+    assert "pip install redis" in done.output, (command, done.output)
+"""
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True)
+
+
+def test_what_is_in_namespaces_alone_is_not_overlooked(path):
+    with Store(path) as store:
+        store.namespace("users")["ada"] = 1
+    done = run("ls", path)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == "nothing outside of namespaces; with -n NAME: users\n"
+
+
+def test_a_value_whose_quotes_the_shell_has_taken_is_stored_as_text_and_told(path):
+    done = run("set", path, "a", "{a:1}")
+    assert done.returncode == 0
+    assert "stored as text" in done.stderr
+    assert run("set", path, "b", "{a:1}", "--as", "text").stderr == ""
+    assert run("get", path, "a").stdout == "'{a:1}'\n"
 
 
 # What takes time is the standard library: here it is a part of it.

@@ -361,6 +361,19 @@ class TestPickleFiles:
         assert "cannot be loaded" in reasons["cut.pickle"]
         assert "no pickle" in reasons["notes.md"]
 
+    def test_stores_and_caches_in_a_directory_are_told_and_not_entered(self, tmp_path, memory):
+        write_pickles(tmp_path / "all", {"good": 1})
+        Store(tmp_path / "all" / "a.store").close()
+        write_pickles(tmp_path / "all" / "dc", {"val": 1})
+        (tmp_path / "all" / "dc" / "cache.db").touch()
+        report = import_into(memory, tmp_path / "all")
+        assert dict(memory) == {"good": 1}
+        assert memory.namespaces() == []
+        assert [(left.key, "by itself" in left.reason) for left in report.unread_first] == [
+            ("a.store", True),
+            ("dc", True),
+        ]
+
 
 class TestShelves:
     @pytest.mark.parametrize("suffix", ["", ".dir", ".dat", ".bak"])
@@ -799,6 +812,9 @@ class TestTheCommand:
         assert "--trust" in done.output
         assert "\x1b" not in done.output
         assert "--rename __main__.Person=MODULE.Person" in done.output
+        refused = self.run(tmp_path / "a.store", tmp_path / "all", "--allow", "__main__.Person")
+        assert refused.exit_code == 2
+        assert "--rename __main__.Person=MODULE.Person" in refused.output
         done = self.run(
             *(tmp_path / "a.store", tmp_path / "all", "--allow", f"{Person.__module__}.Person"),
             *("--rename", f"__main__.Person={Person.__module__}.Person"),
@@ -846,6 +862,26 @@ class TestTheCommand:
         done = self.run(tmp_path / "a.store", tmp_path)
         assert done.exit_code == 130
         assert "goes on where it was" in done.output
+
+    def test_what_is_alike_is_told_a_few_times_and_namespaces_are_named(self, tmp_path):
+        (tmp_path / "lines.jsonl").write_text('{"id": 1}\n' * 300)
+        done = self.run(tmp_path / "a.store", tmp_path / "lines.jsonl")
+        assert done.output.count("no field 'key'; if this is no export, name the field that is the key") == 5
+        assert "(key_field, --key)" in done.output
+        assert "... and 295 more like these" in done.output
+        write_pickles(tmp_path / "all", {})
+        write_pickles(tmp_path / "all" / "users", {"ada": 1})
+        done = self.run(tmp_path / "a.store", tmp_path / "all")
+        assert done.output == "1 entries imported; 1 compared and the same; into the namespaces users\n"
+
+    def test_what_a_module_prints_is_none_of_the_report(self, tmp_path, monkeypatch):
+        (tmp_path / "talking.py").write_text("class Person:\n    pass\n\nprint('written')\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        write_pickles(tmp_path / "all", {"a": 1})
+        done = CliRunner().invoke(
+            command, ["import", str(tmp_path / "a.store"), str(tmp_path / "all"), "--allow", "talking.Person", "--json"]
+        )
+        assert json.loads(done.stdout)["ok"]
 
     def test_for_programs(self, tmp_path):
         write_pickles(tmp_path / "all", {"a": 1, "person": Person("Ada")})

@@ -15,8 +15,8 @@ def main() -> None:
         import click as _click  # noqa: F401
         import rich as _rich  # noqa: F401
     except ImportError as exc:
-        extra = "browse" if sys.argv[1:2] == ["browse"] else "cli"
-        sys.exit(f"the command line needs {exc.name}: pip install 'objstore[{extra}]'")
+        packages = "click rich textual" if sys.argv[1:2] == ["browse"] else "click rich"
+        sys.exit(f"the command line needs {exc.name}: pip install {packages} (the extra `cli` of objstore)")
     from objstore.cli.commands import objstore
     from objstore.cli.ending import heed_signals
 

@@ -25,7 +25,9 @@ def browse(store: str, namespace: str | None) -> None:
     except ModuleNotFoundError as exc:
         if (exc.name or "").split(".")[0] != "textual":
             raise
-        raise click.ClickException("browse needs textual; run `pip install 'objstore[browse]'`") from exc
+        raise click.ClickException(
+            "browse needs textual: pip install textual (the extra `browse` of objstore)"
+        ) from exc
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise click.ClickException("browse draws on a terminal, and here is none; `objstore ls` lists the keys")
     with refusals(), open_any(store, "r") as opened:

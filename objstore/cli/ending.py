@@ -19,6 +19,8 @@ from types import FrameType
 
 import click
 
+from objstore.cli.printing import printable
+
 
 class Ended(KeyboardInterrupt):
     """A signal that asks the command to end; `number` is which."""
@@ -51,6 +53,8 @@ def endings() -> Iterator[None]:
         number = exc.number if isinstance(exc, Ended) else signal.SIGINT
         click.echo("Interrupted.", err=True)
         raise click.exceptions.Exit(128 + number) from None
+    except ModuleNotFoundError as exc:  # a package of an extra; the message says which
+        raise click.ClickException(printable(str(exc))) from exc
     except BrokenPipeError:
         _print_no_more()
         raise click.exceptions.Exit(128 + signal.SIGPIPE) from None

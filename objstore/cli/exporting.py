@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import nullcontext
+from operator import attrgetter
 
 import click
 
@@ -63,7 +64,7 @@ def export(
             progress=progress,
         )
     # Beside what is exported, which may be on standard output.
-    say_first(_left_out, report.why, report.skipped, err=True)
+    say_first(_left_out, report.why, report.skipped, alike=attrgetter("reason"), err=True)
     left = f", {report.skipped:,} left out" if report.skipped else ""
     say(f"{report.exported:,} entries exported{left}", err=True)
     raise SystemExit(not report.ok)

@@ -6,10 +6,12 @@ Exit codes: 0 all is there, 1 something was left behind or refused, 2 the comman
 from __future__ import annotations
 
 import shlex
+import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from functools import partial
+from operator import attrgetter
 from typing import NoReturn
 
 import click
@@ -20,6 +22,8 @@ from objstore.cli.arguments import json_option, store_argument
 from objstore.cli.opening import refuse_memory
 from objstore.cli.printing import printable, say, say_first, say_json
 from objstore.cli.working import GOES_ON, progress_of, refusals
+
+_OF_SCRIPTS = "__main__."
 
 _FORMATS = ("auto", "pickle", "shelve", "diskcache", "sqlitedict", "lmdb", "jsonl", "dump")
 
@@ -38,7 +42,7 @@ class _Rename(click.ParamType):  # type: ignore[type-arg]  # generic in newer ve
 
 @click.command(name="import")
 @store_argument
-@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
+@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=click.Path())
 @click.option("--from", "form", type=click.Choice(_FORMATS), default="auto", help="What SOURCE is; auto looks at it.")
 @click.option("--allow", metavar="NAME", multiple=True, help="A class that pickles may name; repeatable.")
 @click.option("--trust", is_flag=True, help="Load any pickle, which runs whatever its writer chose.")
@@ -70,7 +74,10 @@ def import_(
     unless that is allowed.  What was interrupted goes on where it was when it is begun again.
     """
     refuse_memory(store)
-    with refusals(GOES_ON), _told(), progress_of("importing") as progress, warnings.catch_warnings():
+    if scripts := [name for name in allow if name.startswith(_OF_SCRIPTS)]:
+        raise click.UsageError(f"{scripts[0]!r} is not to be had here: {_moved(scripts[0])}")
+    # A module that is imported for its classes may print: that is none of the report.
+    with refusals(GOES_ON), _told(), progress_of("importing") as progress, warnings.catch_warnings(), _aside():
         warnings.simplefilter("ignore", UnsealedWarning)  # what unpickles says so in its help
         report = objstore.import_into(
             store,
@@ -88,11 +95,9 @@ def import_(
         )
     if as_json:
         _tell(report)
-    say_first(partial(_line, "left"), report.unread_first, report.unread)
-    say_first(partial(_line, "differs"), report.differing_first, report.differing)
-    if report.needs:
-        say(f"to take over what needs these names: {_flags(report.needs)}")
-        say("or --trust, if you trust whoever wrote it: it runs whatever the pickles say")
+    say_first(partial(_line, "left"), report.unread_first, report.unread, alike=attrgetter("reason"))
+    say_first(partial(_line, "differs"), report.differing_first, report.differing, alike=attrgetter("reason"))
+    _say_needs(report.needs)
     say(_summary(report))
     raise SystemExit(not report.ok)
 
@@ -102,8 +107,12 @@ def _told() -> Iterator[None]:
     """What is no error of a store is a line for the user, too."""
     try:
         yield
-    except (TypeError, ModuleNotFoundError) as exc:  # a name that cannot be allowed, a package that is not there
+    except TypeError as exc:  # a name that cannot be allowed
         raise click.ClickException(printable(str(exc))) from exc
+
+
+def _aside() -> AbstractContextManager[object]:
+    return redirect_stdout(sys.stderr)
 
 
 def _tell(report: ImportReport) -> NoReturn:
@@ -114,16 +123,27 @@ def _tell(report: ImportReport) -> NoReturn:
 
 
 def _line(what: str, left: Left) -> str:
-    return f"{what}: {left.key} of {left.source}: {left.reason}"
+    of = "" if left.source.endswith(left.key) else f" of {left.source}"
+    return f"{what}: {left.key}{of}: {left.reason}"
 
 
-def _flags(needs: tuple[str, ...]) -> str:
-    """The options that allow some names; what a script has defined has another name in every other program."""
-    return " ".join(
-        f"--rename {shlex.quote(name)}=MODULE.{name.partition('.')[2]}"
-        if name.startswith("__main__.")
-        else f"--allow {shlex.quote(name)}"
-        for name in needs
+def _say_needs(needs: tuple[str, ...]) -> None:
+    """Print the options that allow some names."""
+    allowed = [f"--allow {shlex.quote(name)}" for name in needs if not name.startswith(_OF_SCRIPTS)]
+    for name in needs:
+        if name.startswith(_OF_SCRIPTS):
+            say(_moved(name))
+    if allowed:
+        say(f"to take over what needs these names: {' '.join(allowed)}")
+        say("or --trust, if you trust whoever wrote it: it runs whatever the pickles say")
+
+
+def _moved(name: str) -> str:
+    """What to do about a name that a script has defined: in every other program it has another one."""
+    inner = name.removeprefix(_OF_SCRIPTS)
+    return (
+        f"{inner} was defined in a script, and nobody else can load it; put its definition, and nothing else, into a "
+        f"module, MODULE.py, and give --rename {shlex.quote(name)}=MODULE.{inner}, with PYTHONPATH=. before the command"
     )
 
 
@@ -138,4 +158,5 @@ def _summary(report: ImportReport) -> str:
         "differ": report.differing,
     }
     parts += [f"{count:,} {what}" for what, count in counted.items() if count]
-    return f"{', '.join(parts)}; {report.verified:,} compared and the same"
+    into = f"; into the namespaces {', '.join(report.namespaces)}" if report.namespaces else ""
+    return f"{', '.join(parts)}; {report.verified:,} compared and the same{into}"

@@ -39,10 +39,19 @@ def opened(location: str, flag: str, namespace: str | None = None) -> Iterator[S
     try:
         refuse_memory(location)
         with open_any(location, flag) as store:
-            yield store if namespace is None else store.namespace(namespace)
+            yield store if namespace is None else _namespace(store, namespace, flag)
     except StoreNotFound as exc:
         raise click.ClickException(printable(str(exc).replace("flag 'c' makes", "`objstore set` makes"))) from exc
     except KeyError as exc:
         raise click.ClickException(f"not there: {written(exc.args[0])}") from exc
     except (StoreError, TypeError, ValueError) as exc:
         raise click.ClickException(printable(str(exc))) from exc
+
+
+def _namespace(store: Store[Any, Any], name: str, flag: str) -> Store[Any, Any]:
+    """A namespace; where nothing is to be stored, it must be there."""
+    found, names = store.namespace(name), store.namespaces()
+    if flag != "c" and name not in names and not found:
+        there = f"there are {', '.join(map(repr, names))}" if names else "there are none"
+        raise click.ClickException(printable(f"no namespace {name!r} in {store.location!r}; {there}"))
+    return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -17,8 +18,9 @@ from objstore import Damage
 
 T = TypeVar("T")
 
-# So many of what one report lists are printed; with --json, all that it lists are.
+# So many of what one report lists are printed, and so many of those where the same is wrong; with --json, all are.
 _MOST_PRINTED = 100
+_MOST_ALIKE = 5
 
 
 def printable(text: str) -> str:
@@ -36,13 +38,34 @@ def say(text: str, *, err: bool = False) -> None:
     click.echo(printable(text), err=err)
 
 
-def say_first(line_of: Callable[[T], str], listed: Sequence[T], count: int | None = None, *, err: bool = False) -> None:
-    """Print a line of each of the first that are listed, and how many more there are of `count`, which may be more."""
-    for each in listed[:_MOST_PRINTED]:
+def say_first(
+    line_of: Callable[[T], str],
+    listed: Sequence[T],
+    count: int | None = None,
+    *,
+    alike: Callable[[T], str] | None = None,
+    err: bool = False,
+) -> None:
+    """Print a line of each of the first that are listed, and how many more there are of `count`, which may be more.
+
+    Of those of which `alike` says the same, a few are enough.
+    """
+    shown = (listed if alike is None else _some_of_each(listed, alike))[:_MOST_PRINTED]
+    for each in shown:
         say(line_of(each), err=err)
-    more = (len(listed) if count is None else count) - _MOST_PRINTED
+    more = (len(listed) if count is None else count) - len(shown)
     if more > 0:
         say(f"... and {more:,} more like these", err=err)
+
+
+def _some_of_each(listed: Sequence[T], alike: Callable[[T], str]) -> Sequence[T]:
+    seen: Counter[str] = Counter()
+    some = []
+    for each in listed:
+        seen[alike(each)] += 1
+        if seen[alike(each)] <= _MOST_ALIKE:
+            some.append(each)
+    return some
 
 
 def told(damage: Damage) -> str:
@@ -51,11 +74,12 @@ def told(damage: Damage) -> str:
     return f"{damage.shown_key}{where}: {damage.reason}"
 
 
-def say_all(lines: Iterable[str]) -> None:
-    """Print any number of lines as they come: at once on a terminal, otherwise when there is a block of them."""
-    write = sys.stdout.write
-    for line in lines:
+def say_all(lines: Iterable[str]) -> int:
+    """Print lines as they come: at once on a terminal, otherwise when there is a block of them; how many they were."""
+    write, count = sys.stdout.write, 0
+    for count, line in enumerate(lines, 1):  # noqa: B007  (it is what is returned)
         write(printable(line) + "\n")
+    return count
 
 
 def say_json(told: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from datetime import datetime
 from itertools import islice
 from typing import Any
@@ -74,12 +75,15 @@ def ls(
         chosen = there.range(
             _given(start, literal), _given(stop, literal), prefix=_given(prefix, prefix_of), tag=tag, reverse=reverse
         )
+        lines: Iterable[str]
         if as_json:
-            say_all(in_json(_fields(entry)) for entry in islice(chosen.entries(), limit))
+            lines = (in_json(_fields(entry)) for entry in islice(chosen.entries(), limit))
         elif long:
-            say_all(map(_long_form, islice(chosen.entries(), limit)))
+            lines = map(_long_form, islice(chosen.entries(), limit))
         else:
-            say_all(map(written, islice(chosen, limit)))
+            lines = map(written, islice(chosen, limit))
+        if not say_all(lines) and namespace is None and not there and (names := there.namespaces()):
+            say(f"nothing outside of namespaces; with -n NAME: {', '.join(names)}", err=True)
 
 
 def _given(text: str | None, read: Any) -> Any:

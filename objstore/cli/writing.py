@@ -10,9 +10,9 @@ import click
 
 from objstore import DEFAULT
 from objstore.cli.arguments import key_argument, namespace_option, store_argument, tag_option
-from objstore.cli.literals import literal
+from objstore.cli.literals import literal, written
 from objstore.cli.opening import opened
-from objstore.cli.printing import printable
+from objstore.cli.printing import printable, say
 
 
 def _from_json(data: bytes) -> Any:
@@ -30,6 +30,10 @@ _READ: dict[str, Callable[[bytes], Any]] = {
     "text": bytes.decode,
     "bytes": bytes,
 }
+
+
+# How a value begins that is seldom meant as text: the shell has taken its quotes, mostly.
+_OPENING = ("{", "[", "(")
 
 
 @click.command(name="set")
@@ -74,7 +78,13 @@ def _value(value: str | None, file: BinaryIO | None, form: str | None) -> Any:
     try:
         if value is not None and file is None:
             # An argument that is no UTF-8 comes with surrogates for what is not.
-            return _READ[form or "literal"](value.encode(errors="surrogateescape"))
+            stored = _READ[form or "literal"](value.encode(errors="surrogateescape"))
+            if form is None and isinstance(stored, str) and value[:1] in _OPENING:
+                say(
+                    "stored as text: it is no Python literal; quote it for the shell, or say --as json or --as text",
+                    err=True,
+                )
+            return stored
         if file is not None and value is None:
             return _READ[form or "bytes"](file.read())
     except ValueError as exc:
@@ -89,6 +99,6 @@ def _value(value: str | None, file: BinaryIO | None, form: str | None) -> Any:
 def delete(store: str, keys: tuple[str, ...], namespace: str | None) -> None:
     """Remove every KEY.  The exit code is 1 if one of them was not there; the others are removed."""
     with opened(store, "w", namespace) as there:
-        missing = [key for key in keys if not there.delete(literal(key))]
+        missing = [written(literal(key)) for key in keys if not there.delete(literal(key))]
     if missing:
         raise click.ClickException(printable(f"not there: {', '.join(missing)}"))

@@ -402,6 +402,6 @@ def _numbered(number: int) -> _Method:
 
 def _missing(method: str, package: str) -> ModuleNotFoundError:
     return ModuleNotFoundError(
-        f"compression with {method} needs the package {package}; run `pip install 'objstore[compression]'`",
+        f"compression with {method} needs the package {package}; run `pip install {package}`",
         name=package,
     )

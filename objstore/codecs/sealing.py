@@ -192,7 +192,7 @@ def _aes_gcm() -> tuple[Any, type[Exception]]:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
     except ModuleNotFoundError as exc:
         raise ModuleNotFoundError(
-            "encryption needs the package cryptography: pip install 'objstore[crypto]'", name=exc.name
+            "encryption needs the package cryptography: pip install cryptography", name=exc.name
         ) from exc
     return AESGCM, InvalidTag
 

@@ -46,7 +46,7 @@ def _msgspec() -> Any:
         import msgspec.msgpack
     except ModuleNotFoundError as exc:
         raise ModuleNotFoundError(
-            "the codecs 'msgpack' and 'json' need msgspec: pip install 'objstore[msgspec]'", name="msgspec"
+            "the codecs 'msgpack' and 'json' need msgspec: pip install msgspec", name="msgspec"
         ) from exc
     return msgspec
 

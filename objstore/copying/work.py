@@ -103,8 +103,8 @@ class Copying:
         self._is_fresh = next(tree_keys_in(self._new._engine.read()), None) is None
         if not (self._is_fresh or merge):
             raise StoreExists(
-                f"the store at {self._new.location!r} holds something already; copy to another place, or with merge, "
-                f"which replaces what both have"
+                f"the store at {self._new.location!r} holds something already; copy to another place, or with merge "
+                f"(--merge), which replaces what both have"
             )
         return Begun(self._origin.name, merge)
 

@@ -83,7 +83,10 @@ def _beside(place: str) -> str:
 
 def _refuse_existing(place: str) -> None:
     if os.path.lexists(place):
-        raise StoreExists(f"there is something at {place!r} already; name another place, or remove it first")
+        raise StoreExists(
+            f"there is something at {place!r} already; name another place, remove it first, or replace it, if it is a "
+            f"file, with force (--force)"
+        )
 
 
 def _rename(part: str, place: str) -> None:

@@ -35,6 +35,7 @@ from objstore.keys import LostKey, show
 
 _FIELDS = {"key", "value", "namespace", "expires_at", "tags"}
 _SCALARS = (type(None), bool)
+_NO_EXPORT = "if this is no export, name the field that is the key (key_field, --key)"
 _MOST_BITS = 10_000  # of a number in JSON: Python neither writes nor reads more than 4,300 digits unless it is told to
 
 
@@ -234,9 +235,13 @@ def read_line(line: bytes, key_field: str | None = None) -> Item:
             raise ValueError(f"it has no field {key_field!r}; the fields are {_few(fields)}")
         return Item(_key_of_json(fields[key_field]), fields)
     if missing := {"key", "value"} - fields.keys():
-        raise ValueError(f"it has no field {min(missing)!r}; name the field that is the key if this is no export")
+        raise ValueError(
+            f"it has no field {min(missing)!r}; if this is no export, name the field that is the key (key_field, --key)"
+        )
     if unknown := fields.keys() - _FIELDS:
-        raise ValueError(f"the field {min(unknown)!r} has no meaning here; name the field that is the key")
+        raise ValueError(
+            f"the field {min(unknown)!r} has no meaning here; name the field that is the key (key_field, --key)"
+        )
     return told_beside(fields["key"], fields["value"], fields)
 
 

@@ -71,6 +71,11 @@ class Landing:
             self.target._apply(space.declare)
         return space
 
+    @property
+    def namespaces(self) -> tuple[str, ...]:
+        """Those that entries have named, in order."""
+        return tuple(sorted(name for name in self._spaces if name is not None))
+
     def now(self) -> int:
         """Microseconds since 1970, of the clock of the store."""
         return self._own.now()

@@ -88,6 +88,7 @@ class Importing:
             self._differing.count,
             tuple(self._unread.first),
             tuple(self._differing.first),
+            self._landing.namespaces,
         )
 
     def _advance(self, count: int) -> None:

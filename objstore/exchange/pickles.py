@@ -22,6 +22,7 @@ from objstore.exchange.pickledirs import INDEX, read_index
 
 SUFFIXES = (".pickle", ".pkl", ".pck", ".pickled", ".p")
 
+_FILES_OF_STORES = ("data.mdb", "cache.db", "objstore.lock")
 _SMALL = 1 << 16  # bytes to which it costs next to nothing to go through them
 _NEWEST = 5
 _STOP = b"."
@@ -83,6 +84,8 @@ class PickleFiles:
 
     def _load(self, path: Path) -> Any:
         try:
+            if path.is_dir():
+                raise Unreadable("it is a store, or the cache of another package; import or copy it by itself")
             if path.exists() and not path.is_file():  # a pipe, say, which would never end
                 raise Unreadable("it is no regular file")
             data = path.read_bytes()
@@ -126,14 +129,22 @@ def _index_of(path: Path) -> dict[str, Item]:
 def _names_in(directory: Path, index: Mapping[str, Item]) -> list[str]:
     """The files in a directory and in those below it, in order, and those that should be there.
 
-    Those whose names begin with a dot are nobody's.
+    Those whose names begin with a dot are nobody's, and what lies in a store or a cache is none of a directory of
+    pickles: such a directory is named itself, so that the report tells of it.
     """
     found = list(index)
     for place, directories, names in os.walk(directory):
-        directories[:] = [name for name in directories if not name.startswith(".")]
+        stores = [name for name in directories if _is_store(Path(place, name))]
+        directories[:] = [name for name in directories if not name.startswith(".") and name not in stores]
+        names += stores
         below = os.path.relpath(place, directory)
         found += [name if below == "." else f"{below}/{name}" for name in names if not name.startswith(".")]
     return sorted(set(found) - ({INDEX} if index else set()))
+
+
+def _is_store(directory: Path) -> bool:
+    """Whether another source, or a store, lies in a directory."""
+    return any((directory / name).exists() for name in _FILES_OF_STORES)
 
 
 def _size(path: Path) -> int:

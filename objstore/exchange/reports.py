@@ -46,6 +46,8 @@ class ImportReport(NamedTuple):
     """The first thousand of those that could not be taken over."""
     differing_first: tuple[Left, ...]
     """The first thousand of those that differ."""
+    namespaces: tuple[str, ...] = ()
+    """The namespaces that the sources named, which are in the target now."""
 
     @property
     def ok(self) -> bool:

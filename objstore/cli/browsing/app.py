@@ -131,7 +131,7 @@ class Browser(App[None]):
     def on_mount(self) -> None:
         self._keys.show_root = False
         self._keys.guide_depth = 2
-        self._keys.border_title = _title(self._store.location)
+        self._keys.border_title = _title(self._store.location.rpartition("/")[2])  # there is room for the name alone
         self._table.add_columns("Key", "Size", "Codec", "Expires", "Tags")
         self.watch(self._table, "scroll_y", self._scrolled, init=False)
         self._begin(self._plant, "tree")

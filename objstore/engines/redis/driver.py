@@ -77,7 +77,7 @@ def _module(location: Location) -> ModuleType:
             missing = missing or exc
     assert missing is not None
     raise ModuleNotFoundError(
-        f"{location.scheme}:// needs the package redis or valkey: pip install 'objstore[redis]'", name=missing.name
+        f"{location.scheme}:// needs the package redis or valkey: pip install redis", name=missing.name
     ) from missing
 
 
