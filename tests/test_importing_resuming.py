@@ -13,6 +13,7 @@ import os
 import pickle
 import shelve
 import signal
+import subprocess
 import sys
 import textwrap
 from contextlib import closing
@@ -134,7 +135,11 @@ def contents(store):
 def killed(*arguments):
     """Run the import until it kills itself."""
     process = begun(textwrap.dedent(IMPORT), [str(each) for each in arguments], stdin=False)
-    process.communicate(timeout=60)
+    try:
+        process.communicate(timeout=120)
+    except subprocess.TimeoutExpired:  # it hangs, and shall not outlive the test
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
     assert process.returncode == -signal.SIGKILL
 
 

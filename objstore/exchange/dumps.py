@@ -8,11 +8,13 @@ is made from a dump has its id: so seals stay good, and nobody needs their keys.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from objstore import eviction, identity, space
 from objstore.audit import Damage
@@ -34,14 +36,10 @@ from objstore.engines import connect, is_on_servers
 from objstore.engines.base import DURABILITY_KEY, IDENTITY_KEY, Progress, durability_of
 from objstore.errors import BadSignature, StoreCorrupt, StoreError, StoreNotFound
 from objstore.eviction import LEDGER_KEY, Bounds
+from objstore.exchange.dumpfile import MAGIC, DumpReader, DumpWriter
 from objstore.identity import Identity
 from objstore.space import INITIAL_STATE
 from objstore.store import Store
-
-if TYPE_CHECKING:  # it is loaded where it is needed, as `import objstore` loads this
-    from objstore.exchange.dumpfile import DumpReader
-
-_MAGIC = b"objstore dump "
 
 Path = str | os.PathLike[str]
 
@@ -52,7 +50,7 @@ def is_dump(path: Path) -> bool:
         return False
     try:
         with open(path, "rb") as file:
-            return file.read(len(_MAGIC)) == _MAGIC
+            return file.read(len(MAGIC)) == MAGIC
     except OSError:
         return False
 
@@ -65,8 +63,6 @@ def write_dump(store: Store[Any, Any], file: BinaryIO, progress: Progress | None
 
     Where the store has a key, seals are verified.  What has expired is left out.
     """
-    from objstore.exchange.dumpfile import DumpWriter
-
     origin = StoreOrigin(store)
     walk, state = Walk(origin), origin.state()
     writer = DumpWriter(file, origin.is_ordered)
@@ -166,8 +162,6 @@ class _Dump:
     keeps_seals = True
 
     def __init__(self, file: BinaryIO, location: str, keys: Keys) -> None:
-        from objstore.exchange.dumpfile import DumpReader
-
         self.reader = DumpReader(file, location)
         self.location = location
         self.name = f"dump {self.reader.salt.hex()}"
@@ -220,9 +214,6 @@ def _open_dump(source: Path, opened: ExitStack) -> BinaryIO:
 
 def _spooled(opened: ExitStack) -> BinaryIO:
     """Standard input, in a file that goes with the process: what is restored is read twice."""
-    import shutil  # here: not cheap to load
-    import tempfile
-
     spooled: BinaryIO = opened.enter_context(tempfile.TemporaryFile())  # noqa: SIM115  (it is entered)
     shutil.copyfileobj(sys.stdin.buffer, spooled, 1 << 20)
     return spooled

@@ -16,6 +16,9 @@ from objstore.audit import Damage
 from objstore.codecs.keyring import KeyOption
 from objstore.copying.stores import Where, check_keys, source_of
 from objstore.engines.base import Progress
+from objstore.exchange.decoding import SINKS, Exporting
+from objstore.exchange.dumps import write_dump
+from objstore.exchange.files import target_file
 from objstore.exchange.reports import MOST_LISTED
 from objstore.mapping import DEFAULT
 
@@ -80,13 +83,8 @@ def export(
     with ExitStack() as opened:
         store = source_of(source, opened, signing_key, encryption_key, decodes=not is_dump)
         if is_dump:
-            from objstore.exchange.dumps import write_dump  # here and below: what is not needed is not loaded
-            from objstore.exchange.files import target_file
-
             records, lost = write_dump(store, target_file(target, force, opened), progress)
             return ExportReport(records, len(lost), lost[:MOST_LISTED])
-        from objstore.exchange.decoding import SINKS, Exporting
-
         check_keys(store._identity, store._keys, store.location, "")
         work = Exporting(store, namespace, prefix, tag, progress)
         exported, skipped, why = work.run(SINKS[format](target, force, opened), MOST_LISTED)

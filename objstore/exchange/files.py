@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -72,8 +73,6 @@ def new_directory(path: str | os.PathLike[str]) -> Iterator[str]:
             os.rename(part, place)  # which takes the place of nothing but an empty directory
             _sync_directory(os.path.dirname(place))
         finally:
-            import shutil  # here: not cheap to load
-
             shutil.rmtree(part, ignore_errors=True)
 
 

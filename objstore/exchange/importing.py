@@ -1,8 +1,7 @@
 """Importing: what other programs have stored, into a store, once and for all.
 
 What the sources are is found out first, and each is opened, before anything is written; then two passes go through
-them (see `passes`).  A dump is no foreign source: it is restored.  The formats, and what reads them, are loaded when
-somebody imports.
+them (see `passes`).  A dump is no foreign source: it is restored.
 """
 
 from __future__ import annotations
@@ -15,7 +14,11 @@ from typing import Any
 from objstore.cache import Cache
 from objstore.engines.base import Progress
 from objstore.errors import WrongKind
+from objstore.exchange.consent import Decoding
 from objstore.exchange.dumps import RestoreReport, restore
+from objstore.exchange.landing import Landing
+from objstore.exchange.passes import Importing
+from objstore.exchange.recognising import DUMP, Options, open_source, recognise
 from objstore.exchange.reports import MOST_LISTED, ImportReport, Left
 from objstore.store import Store
 
@@ -58,11 +61,6 @@ def import_into(
     Raises SourceError where a source is not there, is damaged, or is nothing that is known; ValueError and TypeError
     for arguments that make no sense; and what opening and writing the target raise.
     """
-    from objstore.exchange.consent import Decoding  # here: only who imports needs all the formats
-    from objstore.exchange.landing import Landing
-    from objstore.exchange.passes import Importing
-    from objstore.exchange.recognising import DUMP, Options, open_source, recognise
-
     if not sources:
         raise ValueError("there is nothing to import; give at least one source")
     options = Options(Decoding(allow, trust, rename, keys, values), key_field)
