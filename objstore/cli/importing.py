@@ -120,7 +120,8 @@ def _tell(report: ImportReport) -> NoReturn:
 
 def _print(what: str, entries: tuple[Left, ...], count: int) -> None:
     for left in entries[:_MOST_PRINTED]:
-        say(f"{what}: {left.key} of {left.source}: {left.reason}")
+        # In one line: a name in it, of a file or in a pickle, is somebody else's.
+        say(f"{what}: {left.key} of {left.source}: {left.reason}".replace("\n", "\\n"))
     if count > _MOST_PRINTED:
         say(f"... and {count - _MOST_PRINTED:,} more that {'were left' if what == 'left' else 'differ'}")
 
@@ -128,10 +129,11 @@ def _print(what: str, entries: tuple[Left, ...], count: int) -> None:
 def _flags(needs: tuple[str, ...]) -> str:
     """The options that allow some names; what a script has defined has another name in every other program."""
     return " ".join(
-        f"--rename {shlex.quote(name)}=MODULE.{name.partition('.')[2]}"
+        f"--rename {shlex.quote(f'{name}=MODULE.{name[9:]}')}"
         if name.startswith("__main__.")
         else f"--allow {shlex.quote(name)}"
         for name in needs
+        if name.isprintable()  # any other is forged
     )
 
 
