@@ -150,7 +150,7 @@ def test_what_is_in_namespaces_alone_is_not_overlooked(path):
         store.namespace("users")["ada"] = 1
     done = run("ls", path)
     assert (done.returncode, done.stdout) == (0, "")
-    assert done.stderr == "nothing outside of namespaces; with -n NAME: users\n"
+    assert done.stderr == "nothing outside of namespaces; with -n NAME: 'users'\n"
 
 
 def test_a_value_whose_quotes_the_shell_has_taken_is_stored_as_text_and_told(path):

@@ -872,7 +872,7 @@ class TestTheCommand:
         write_pickles(tmp_path / "all", {})
         write_pickles(tmp_path / "all" / "users", {"ada": 1})
         done = self.run(tmp_path / "a.store", tmp_path / "all")
-        assert done.output == "1 entries imported; 1 compared and the same; into the namespaces users\n"
+        assert done.output == "1 entries imported; 1 compared and the same; into the namespaces 'users'\n"
 
     def test_what_a_module_prints_is_none_of_the_report(self, tmp_path, monkeypatch):
         (tmp_path / "talking.py").write_text("class Person:\n    pass\n\nprint('written')\n")

@@ -61,30 +61,41 @@ class _Bash(BashComplete):
 
     source_template = _SCRIPT
     _shown = ""  # what is typed of the word and stays as it is
-    _is_quoted = False  # whether the word begins with a quote, which is open
+    _quote = ""  # the quote that is open in the word, or a backslash at its end
 
     def get_completion_args(self) -> tuple[list[str], str]:
-        words, self._is_quoted = _words(os.environ["COMP_LINE"])
+        words, self._quote = _words(os.environ["COMP_LINE"])
         breaks = [each for each in ":=" if each in os.environ.get("COMP_WORDBREAKS", ":=")]
-        if not (self._is_quoted or "\\" in os.environ["COMP_LINE"].rpartition(" ")[2]):  # escaped, it ends no word
+        if not (self._quote or "\\" in os.environ["COMP_LINE"].rpartition(" ")[2]):  # escaped, it ends no word
             self._shown = words[-1][: 1 + max(map(words[-1].rfind, breaks), default=-1)]
         return words[1:-1], words[-1]
 
+    def get_completions(self, args: list[str], incomplete: str) -> list[CompletionItem]:
+        found = super().get_completions(args, incomplete)
+        return [item for item in found if _stays(item.value, self._quote)]
+
     def format_completion(self, item: CompletionItem) -> str:
         value = item.value.removeprefix(self._shown)
-        return f"{item.type},{value if self._is_quoted else _quoted(value)}"
+        return f"{item.type},{value if self._quote else _quoted(value)}"
 
 
-def _words(line: str) -> tuple[list[str], bool]:
-    """The words of a line that is not finished, the last of them maybe empty, and whether a quote is open in that."""
+def _stays(value: str, quote: str) -> bool:
+    """Whether a value within a quote is what the shell makes of it: no end of the quote, and nothing that it runs."""
+    if quote == "\\":  # what it would take the mark from depends on what is before
+        return False
+    return not (quote and set(value) & set("'" if quote == "'" else '"$`!\\'))
+
+
+def _words(line: str) -> tuple[list[str], str]:
+    """The words of a line that is not finished, the last of them maybe empty, and the quote that is open in that."""
     lexer = shlex.shlex(line, posix=True)
     lexer.whitespace_split, lexer.commenters = True, ""
     words: list[str] = []
     try:
         words.extend(lexer)
     except ValueError:  # it ends within a quote, or after a backslash
-        return [*words, lexer.token], not line.endswith("\\")
-    return ([*words, ""] if line[-1:].isspace() else words), False
+        return [*words, lexer.token], lexer.state or ""  # type: ignore[attr-defined]  # that is where it was
+    return ([*words, ""] if line[-1:].isspace() else words), ""
 
 
 def _quoted(value: str) -> str:

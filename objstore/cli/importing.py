@@ -124,11 +124,13 @@ def _tell(report: ImportReport) -> NoReturn:
 
 def _line(what: str, left: Left) -> str:
     of = "" if left.source.endswith(left.key) else f" of {left.source}"
-    return f"{what}: {left.key}{of}: {left.reason}"
+    # In one line: a name in it, of a file or in a pickle, is somebody else's.
+    return f"{what}: {left.key}{of}: {left.reason}".replace("\n", "\\n")
 
 
 def _say_needs(needs: tuple[str, ...]) -> None:
     """Print the options that allow some names."""
+    needs = tuple(name for name in needs if name.isprintable())  # any other is forged
     allowed = [f"--allow {shlex.quote(name)}" for name in needs if not name.startswith(_OF_SCRIPTS)]
     for name in needs:
         if name.startswith(_OF_SCRIPTS):
@@ -141,9 +143,10 @@ def _say_needs(needs: tuple[str, ...]) -> None:
 def _moved(name: str) -> str:
     """What to do about a name that a script has defined: in every other program it has another one."""
     inner = name.removeprefix(_OF_SCRIPTS)
+    option = shlex.quote(f"{name}=MODULE.{inner}")
     return (
         f"{inner} was defined in a script, and nobody else can load it; put its definition, and nothing else, into a "
-        f"module, MODULE.py, and give --rename {shlex.quote(name)}=MODULE.{inner}, with PYTHONPATH=. before the command"
+        f"module, MODULE.py, and give --rename {option}, with PYTHONPATH=. before the command"
     )
 
 
@@ -158,5 +161,5 @@ def _summary(report: ImportReport) -> str:
         "differ": report.differing,
     }
     parts += [f"{count:,} {what}" for what, count in counted.items() if count]
-    into = f"; into the namespaces {', '.join(report.namespaces)}" if report.namespaces else ""
+    into = f"; into the namespaces {', '.join(map(repr, report.namespaces))}" if report.namespaces else ""
     return f"{', '.join(parts)}; {report.verified:,} compared and the same{into}"

@@ -83,7 +83,7 @@ def ls(
         else:
             lines = map(written, islice(chosen, limit))
         if not say_all(lines) and namespace is None and not there and (names := there.namespaces()):
-            say(f"nothing outside of namespaces; with -n NAME: {', '.join(names)}", err=True)
+            say(f"nothing outside of namespaces; with -n NAME: {', '.join(map(repr, names))}", err=True)
 
 
 def _given(text: str | None, read: Any) -> Any:

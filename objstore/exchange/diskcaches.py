@@ -39,11 +39,11 @@ def is_diskcache(path: Path) -> bool:
 class _Row(NamedTuple):
     key: Any
     raw: int
-    expire_time: float | None
+    expire_time: Any
     tag: Any
-    size: int
+    size: Any
     mode: int
-    filename: str | None
+    filename: Any
     value: Any
 
 
@@ -81,7 +81,7 @@ def _tells_json(raw: Any) -> bool:
         return False
     try:
         json.loads(decompressed(raw, ""))
-    except (Unreadable, ValueError):
+    except (Unreadable, ValueError, RecursionError):
         return False
     return True
 
@@ -120,10 +120,14 @@ class DiskCache:
     def _rows(self, shard: _Shard, after: int | None) -> Iterator[Entry]:
         for number, *columns in shard.database.rows(_TABLE, _COLUMNS, after):
             row = _Row(*columns)
-            size = (row.size or 0) + (len(row.value) if isinstance(row.value, (bytes, str)) else 8)
+            size = len(row.value) if isinstance(row.value, (bytes, str)) else 8
+            if isinstance(row.size, int):  # what SQLite has there is nobody's promise
+                size += max(row.size, 0)
             yield Entry([shard.name, number], repr(row.key), size, partial(self._read, shard, row))
 
     def _read(self, shard: _Shard, row: _Row) -> Content:
+        if not isinstance(row.expire_time, (int, float, type(None))):
+            raise Unreadable("the moment when it expires is no number")
         tags = () if row.tag is None else (_tag(row.tag),)
         return Content(self._key(shard, row), partial(self._value, shard, row), shard.namespace, row.expire_time, tags)
 
@@ -157,15 +161,18 @@ def _shards(path: Path) -> list[str]:
     return sorted(found)
 
 
-def _file(directory: Path, name: str) -> bytes:
+def _file(directory: Path, name: Any) -> bytes:
     """What is in the file of a value, which lies in the directory of its cache.  Raises Unreadable."""
-    path = directory / name
-    if not path.resolve().is_relative_to(directory.resolve()):
-        raise Unreadable(f"its file {name!r} is outside of the cache")
+    path = directory / text(name, "the name of its file is no text")
     try:
+        if not path.resolve().is_relative_to(directory.resolve()):
+            raise Unreadable(f"its file {name!r} is outside of the cache")
+        if path.exists() and not path.is_file():  # a pipe, say, which would never end
+            raise Unreadable(f"its file {name!r} is no regular file")
         return path.read_bytes()
-    except OSError as exc:
-        raise Unreadable(f"its file {name!r} cannot be read: {exc.strerror or exc}") from exc
+    except (OSError, ValueError, RuntimeError) as exc:  # the last two: a NUL, links in a circle before Python 3.13
+        why = exc.strerror if isinstance(exc, OSError) else None
+        raise Unreadable(f"its file {name!r} cannot be read: {why or exc}") from exc
 
 
 def _from_json(stored: Any, what: str) -> Any:

@@ -31,8 +31,8 @@ def new_file(path: str | os.PathLike[str], force: bool) -> Iterator[BinaryIO]:
     with _translated(place):
         if not force:
             _refuse_existing(place)
-        elif os.path.isdir(place):
-            raise StoreExists(f"{place!r} is a directory; name a file")
+        elif os.path.lexists(place) and not os.path.isfile(place):  # a device, say, which many need
+            raise StoreExists(f"{place!r} is no file that could be replaced; name a file")
         part = _beside(place)
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:

@@ -98,8 +98,8 @@ class Landing:
     def _expiry(self, moment: float | None) -> int | None:
         if moment is None:
             return self.target._expires_at(DEFAULT)
-        expires_at = round(moment * 1_000_000) if moment < 1e12 else None
-        return None if expires_at is None or expires_at > LATEST else max(expires_at, 0)
+        expires_at = round(max(moment, 0) * 1_000_000) if moment < 1e12 else None
+        return None if expires_at is None or expires_at > LATEST else expires_at
 
     def _space(self, content: Content) -> Space:
         name = content.namespace

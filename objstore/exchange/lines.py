@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from objstore.exchange.base import Content, Entry, Position, Unreadable, beginning, states, unreadable_file
 from objstore.exchange.jsonlines import read_line
@@ -52,10 +52,19 @@ class JsonLines:
             line = self._file.readline(_LONGEST)
             if not line:
                 return
-            place += len(line)
             number += 1
+            if len(line) == _LONGEST and not line.endswith(b"\n"):
+                place = self._end_of_line()  # what follows is no line of its own
+                yield Entry([place, number], f"line {number}", 0, _refuse_longest)
+                continue
+            place += len(line)
             if line.strip():
                 yield Entry([place, number], f"line {number}", len(line), partial(self._read, line))
+
+    def _end_of_line(self) -> int:
+        while (rest := self._file.readline(1 << 20)) and not rest.endswith(b"\n"):
+            pass
+        return self._file.tell()
 
     def _read(self, line: bytes) -> Content:
         try:
@@ -63,3 +72,7 @@ class JsonLines:
         except ValueError as exc:
             raise Unreadable(str(exc)) from exc
         return Content(item.key, lambda: item.value, item.namespace, item.expires_at, item.tags)
+
+
+def _refuse_longest() -> NoReturn:
+    raise Unreadable(f"it is longer than {_LONGEST:,} bytes; store its value in Python")

@@ -23,6 +23,10 @@ _GNU = {0x13579ACD, 0x13579ACE, 0x13579ACF}
 _BERKELEY = {0x00061561, 0x00053162}
 _SUFFIXES = ("", ".dir", ".dat", ".bak", ".db", ".pag")
 SQLITE_TABLE = "Dict"
+_BYTES = (bytes, str)  # the text of SQLite, where somebody else has written
+
+# What `dbm.dumb` raises, and Python's parser in it, where its index makes no sense.
+_SENSELESS = (ValueError, TypeError, AttributeError, OverflowError, MemoryError, RecursionError)
 
 _PACKAGES = {
     "dbm.gnu": "the package python3-gdbm on Debian, or a Python that was built with libgdbm",
@@ -75,7 +79,7 @@ def _is_index(path: Path) -> bool:
     line = beginning(path, 1 << 16).decode("latin-1").partition("\n")[0]
     try:
         key, (place, size) = ast.literal_eval(line)
-    except (ValueError, SyntaxError, TypeError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # the last two: nested too deeply
         return False
     return isinstance(key, str) and isinstance(place, int) and isinstance(size, int)
 
@@ -83,6 +87,8 @@ def _is_index(path: Path) -> bool:
 def is_dict(database: Database) -> bool:
     """Whether a file of SQLite is one of `dbm.sqlite3`, and no other that has such a table.  Closes it."""
     try:
+        if SQLITE_TABLE not in database.tables():  # a view has columns, too
+            return False
         kinds = database.all("SELECT name, type FROM pragma_table_info(?)", (SQLITE_TABLE,))
     finally:
         database.close()
@@ -96,10 +102,10 @@ class _OfShelf:
     path: str
     _decoding: Decoding
 
-    def _entry(self, position: Position, raw: bytes, value: bytes) -> Entry:
+    def _entry(self, position: Position, raw: bytes | str, value: bytes | str) -> Entry:
         return Entry(position, repr(raw), len(raw) + len(value), partial(self._read, raw, value))
 
-    def _read(self, raw: bytes, value: bytes) -> Content:
+    def _read(self, raw: bytes | str, value: bytes | str) -> Content:
         return Content(self._decoding.key(raw, "text"), partial(self._decoding.value, value, "pickle"))
 
 
@@ -121,6 +127,8 @@ class SqliteShelf(_OfShelf):
 
     def entries(self, after: Position | None) -> Iterator[Entry]:
         for row, key, value in self._database.rows(SQLITE_TABLE, "key, value", after):
+            if not (isinstance(key, _BYTES) and isinstance(value, _BYTES)):
+                raise SourceError(f"the shelf {self.path!r} has a row that is no bytes; dbm.sqlite3 writes none such")
             yield self._entry(row, key, value)
 
 
@@ -136,10 +144,9 @@ class DbmShelf(_OfShelf):
         module: Any = _module(shelf)
         try:
             self._database = module.open(str(shelf.name), "r")
-            # An index of `dbm.dumb` that makes no sense is a ValueError or a SyntaxError of Python's parser.
-        except (OSError, module.error, ValueError, SyntaxError, TypeError) as exc:
+        except (OSError, module.error, SyntaxError, *_SENSELESS) as exc:
             raise self._damaged(exc) from exc
-        self._errors = (OSError, module.error)
+        self._errors = (OSError, module.error, *_SENSELESS)
         self._keys = self._all_keys()
 
     def _damaged(self, exc: Exception) -> SourceError:

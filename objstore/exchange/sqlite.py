@@ -20,6 +20,7 @@ from objstore.exchange.base import beginning, states
 
 MAGIC = b"SQLite format 3\x00"
 
+_PAST_LAST = 1 << 63  # of the numbers of rows
 _PAGE_ROWS = 500
 _PAGE_BYTES = 8 << 20
 _SECONDS = 30.0  # to wait for a writer
@@ -84,8 +85,10 @@ class Database:
         last = -(1 << 63) if after is None else after + 1
         # No name of this comes from elsewhere but that of the table, which is quoted.
         query = f"SELECT rowid, {columns} FROM {quoted(table)} WHERE rowid >= ? ORDER BY rowid"  # noqa: S608
-        while page := self._page(query, last):
+        while last < _PAST_LAST and (page := self._page(query, last)):
             yield from page
+            if not isinstance(page[-1][0], int):
+                raise SourceError(f"{str(self.path)!r} has a table whose rows have no numbers: who made it is unknown")
             last = page[-1][0] + 1
         if self._is_still and self.fingerprint() != self._first:
             raise SourceError(f"{str(self.path)!r} was written while it was read; import it again, which goes on")

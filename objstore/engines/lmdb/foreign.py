@@ -129,7 +129,11 @@ class Foreign:
     def _candidates(self, main: lmdb._Database) -> Iterator[tuple[bytes, lmdb._Database]]:
         """The named databases: under their names in the main one stand descriptions of them, and not plain values."""
         names = [bytes(key) for key, value in self._txn.cursor(main) if len(value) == _DESCRIPTION.size]
-        for name in names[: _MOST_DATABASES - 2]:
+        there = set(names)
+        for name in names:
+            # LMDB reads a name up to a NUL, and so would open another one under it.
+            if b"\0" in name[:-1] or (name.endswith(b"\0") and name[:-1] in there):
+                continue
             try:
                 yield name, self._environment.open_db(name, txn=self._txn, create=False)
             except (lmdb.IncompatibleError, lmdb.NotFoundError, lmdb.BadValsizeError):  # a plain value of that size
