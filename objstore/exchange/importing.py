@@ -67,8 +67,11 @@ def import_into(
     paths = [os.fspath(source) for source in sources]
     formats = [recognise(path, format) for path in paths]
     if DUMP in formats:
-        if len(paths) > 1 or namespace is not None:
-            raise ValueError("a dump is a whole store: import it by itself, and without a namespace")
+        if len(paths) > 1 or any((namespace is not None, allow, trust, rename, keys, values, key_field)):
+            raise ValueError(
+                "a dump is a whole store, and nothing in it is decoded: import it by itself, without a namespace, and "
+                "without allow, trust, rename, keys, values and key_field"
+            )
         return _restored(restore(paths[0], target, merge=replace, progress=progress), paths[0])
     with ExitStack() as opened:
         each = []
