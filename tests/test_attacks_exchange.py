@@ -10,6 +10,7 @@ import os
 import pathlib
 import pickle
 import shlex
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -297,6 +298,33 @@ class TestCompletion:
             assert len(words) == 1
             subprocess.run(["bash", "-c", f"printf %s {quote}{value}{quote}"], check=True, cwd=tmp_path)
         assert not (tmp_path / "ran").exists()
+
+
+def test_an_index_leads_nowhere_behind_a_link(tmp_path, memory):
+    for name in ("secret", "source"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.pickle").write_bytes(pickle.dumps(name))
+    (tmp_path / "source" / "link").symlink_to("../secret")
+    lines_ = ['{"file": "link/a.pickle", "key": "stolen"}', '{"file": "a.pickle", "key": "sound"}']
+    (tmp_path / "source" / "index.jsonl").write_text("\n".join(lines_))
+    report = import_into(memory, tmp_path / "source")
+    assert (dict(memory), report.unread) == ({"sound": "source"}, 1)
+    assert "elsewhere" in report.unread_first[0].reason
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="there is no fish")
+def test_fish_offers_whole_keys(tmp_path):
+    """A part of one may be another, which somebody then deletes."""
+    with Store(tmp_path / "a.store") as store:
+        store.update(dict.fromkeys(["with, a comma", ("with", 1, 2)], 1))
+    (tmp_path / "objstore").write_text(f'#!/bin/sh\nexec {sys.executable} -m objstore "$@"\n')
+    (tmp_path / "objstore").chmod(0o755)
+    program = "objstore completion fish | source; complete -C 'objstore get a.store with'"
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    done = subprocess.run(
+        ["fish", "-c", program], capture_output=True, text=True, check=True, env=environment, cwd=tmp_path
+    )
+    assert done.stdout.splitlines() == ["with, a comma"]
 
 
 @pytest.mark.parametrize("key", [10**5000, ("a", -(10**5000))], ids=["alone", "in a tuple"])
