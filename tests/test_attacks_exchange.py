@@ -10,6 +10,7 @@ import os
 import pathlib
 import pickle
 import shlex
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from contextlib import closing
 
 import diskcache
 import lmdb
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -193,6 +195,47 @@ def test_no_export_takes_the_place_of_a_device(tmp_path, memory, format_):
     assert (tmp_path / "link").is_char_device()
 
 
+class TestDtypes:
+    """NumPy believes the state of a dtype, and what has another form than it writes ends the process."""
+
+    def state(self, *parts):
+        """A pickle of a dtype with that state."""
+        told = b"".join(pickle.dumps(part, 2)[2:-1] for part in parts)
+        return b"cnumpy\ndtype\n(VV12\nI00\nI01\ntR(" + told + b"tb."
+
+    @pytest.mark.parametrize(
+        "parts",
+        [
+            (3, "|", (None, ("f0", "f1"), {"f0": 1, "f1": 2}), 12, 1, 16),
+            (3, "|", None, ("f0",), {"f0": 1}, 12, 1, 16),
+            (3, "|", None, ("f0",), {}, 12, 1, 16),
+            (3, "|", None, ("f0",), None, 12, 1, 16),
+            (3, "|", None, (1,), {1: 2}, 12, 1, 16),
+            (3, "|", 5, None, None, 12, 1, 16),
+            (3, "|", (5, (2,)), None, None, 12, 1, 16),
+            (4, "|", None, None, None, 12, 1, 16, (None, None)),
+            (4, "|", None, None, None, 12, 1, 16, (None, (b"s", 0, 0, 0))),
+            (3, "|", None, None, None, 2**70, 1, 16),
+            (),
+        ],
+    )
+    def test_a_state_that_numpy_does_not_write_does_not_reach_it(self, tmp_path, memory, parts):
+        (tmp_path / "a.pickle").write_bytes(self.state(*parts))
+        report = import_into(memory, tmp_path / "a.pickle")
+        assert (report.unread, len(memory)) == (1, 0)
+        assert "forged" in report.unread_first[0].reason
+
+    @pytest.mark.parametrize("protocol", range(6))
+    def test_what_numpy_writes_does(self, tmp_path, memory, protocol):
+        plain = [">f8", "U3", "M8[s]", "m8[25us]", "M8", "O", "i4,f8", ("i4", (2, 3)), "V5", "c16", []]
+        fields = [[("a", "i4", (2,)), ("b", "M8[ns]")], [(("title", "n"), "O")]]
+        beside = [np.dtype("M8[s]", metadata={"a": 1}), np.dtype("i4,f8", align=True)]
+        dtypes = [np.dtype(each) for each in (*plain, *fields, *beside)]
+        (tmp_path / "a.pickle").write_bytes(pickle.dumps(dtypes, protocol))
+        assert import_into(memory, tmp_path / "a.pickle").ok
+        assert memory["a"] == dtypes
+
+
 class TestTheReport:
     """What it shows of a pickle is what a user may type next."""
 
@@ -255,3 +298,39 @@ class TestCompletion:
             assert len(words) == 1
             subprocess.run(["bash", "-c", f"printf %s {quote}{value}{quote}"], check=True, cwd=tmp_path)
         assert not (tmp_path / "ran").exists()
+
+
+def test_an_index_leads_nowhere_behind_a_link(tmp_path, memory):
+    for name in ("secret", "source"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.pickle").write_bytes(pickle.dumps(name))
+    (tmp_path / "source" / "link").symlink_to("../secret")
+    lines_ = ['{"file": "link/a.pickle", "key": "stolen"}', '{"file": "a.pickle", "key": "sound"}']
+    (tmp_path / "source" / "index.jsonl").write_text("\n".join(lines_))
+    report = import_into(memory, tmp_path / "source")
+    assert (dict(memory), report.unread) == ({"sound": "source"}, 1)
+    assert "elsewhere" in report.unread_first[0].reason
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="there is no fish")
+def test_fish_offers_whole_keys(tmp_path):
+    """A part of one may be another, which somebody then deletes."""
+    with Store(tmp_path / "a.store") as store:
+        store.update(dict.fromkeys(["with, a comma", ("with", 1, 2)], 1))
+    (tmp_path / "objstore").write_text(f'#!/bin/sh\nexec {sys.executable} -m objstore "$@"\n')
+    (tmp_path / "objstore").chmod(0o755)
+    program = "objstore completion fish | source; complete -C 'objstore get a.store with'"
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    done = subprocess.run(
+        ["fish", "-c", program], capture_output=True, text=True, check=True, env=environment, cwd=tmp_path
+    )
+    assert done.stdout.splitlines() == ["with, a comma"]
+
+
+@pytest.mark.parametrize("key", [10**5000, ("a", -(10**5000))], ids=["alone", "in a tuple"])
+def test_a_number_of_thousands_of_digits_is_a_key_of_a_pickle_file(tmp_path, memory, key):
+    memory[key] = "there"
+    assert export(memory, tmp_path / "exported", "pickle").ok
+    with Store("memory://") as other:
+        assert import_into(other, tmp_path / "exported").ok
+        assert (len(other), other[key]) == (1, "there")

@@ -1,8 +1,9 @@
 """`objstore completion`: the script that lets a shell complete commands, options, stores, keys, namespaces and tags.
 
-The scripts are click's, but for that of bash.  Bash ends a word at a colon, and keys like `user:1` have one: so its
-script hands over the whole line, which is read here as a shell reads it, and is given only what follows the last colon.
-And bash quotes nothing: what it would take apart is quoted here.  What is completed is found in `completing`.
+The scripts are click's, but for that of bash, and a word in that of fish.  Bash ends a word at a colon, and keys like
+`user:1` have one: so its script hands over the whole line, which is read here as a shell reads it, and is given only
+what follows the last colon.  And bash quotes nothing: what it would take apart is quoted here.  What is completed is
+found in `completing`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,13 @@ import os
 import shlex
 
 import click
-from click.shell_completion import BashComplete, CompletionItem, add_completion_class, get_completion_class
+from click.shell_completion import (
+    BashComplete,
+    CompletionItem,
+    FishComplete,
+    add_completion_class,
+    get_completion_class,
+)
 
 from objstore.cli import COMPLETE_VARIABLE
 
@@ -52,8 +59,9 @@ def completion(ctx: click.Context, shell: str) -> None:
 
 
 def prepare() -> None:
-    """Let click know of this bash."""
+    """Let click know of this bash, and of this fish."""
     add_completion_class(_Bash)
+    add_completion_class(_Fish)
 
 
 class _Bash(BashComplete):
@@ -77,6 +85,12 @@ class _Bash(BashComplete):
     def format_completion(self, item: CompletionItem) -> str:
         value = item.value.removeprefix(self._shown)
         return f"{item.type},{value if self._quote else _quoted(value)}"
+
+
+class _Fish(FishComplete):
+    """What is completed may have commas, at the first of which click's script would cut it: another key."""
+
+    source_template = FishComplete.source_template.replace('string split ","', 'string split --max 1 ","')
 
 
 def _stays(value: str, quote: str) -> bool:

@@ -188,11 +188,65 @@ def check_dtype_arguments(args: Iterable[Any]) -> None:
 
 def build_dtype(dtype: Any, state: Any) -> None:
     """Give a dtype its state; raise where it is no dtype then."""
+    if not _is_dtype_state(state, type(dtype).__mro__):
+        raise Refused("the pickle gives a dtype a state that NumPy does not write; it is forged")
     dtype.__setstate__(state)
     try:
         refuse_unsound(dtype)
     except ValueError as exc:
         raise Refused(f"the pickle is forged: {exc}") from exc
+
+
+def _is_dtype_state(state: Any, kinds: tuple[type, ...]) -> bool:
+    """Whether a state has the form that NumPy writes, which believes it: another ends the process."""
+    if type(state) is not tuple or len(state) not in (8, 9) or state[0] not in (3, 4):
+        return False
+    order, within, names, fields, *numbers = state[1:8]
+    if order not in ("<", ">", "|", "=") or not all(
+        type(number) is int and abs(number) < 1 << 31 for number in numbers
+    ):
+        return False
+    if (names is None) is not (fields is None) or (len(state) == 9 and not _is_dtype_metadata(state[8])):
+        return False
+    return (within is None or _is_subarray(within, kinds)) and (names is None or _are_fields(names, fields, kinds))
+
+
+def _is_dtype_metadata(told: Any) -> bool:
+    """What NumPy keeps beside: of somebody's own, and the unit of a time."""
+    if type(told) is not tuple or len(told) != 2 or not (told[0] is None or type(told[0]) is dict):
+        return told is None or type(told) is dict
+    unit = told[1]
+    if type(unit) is tuple and unit and isinstance(unit[0], _StandIn):
+        raise Undecided  # what a function made, as in pickles of old protocols
+    return (
+        type(unit) is tuple
+        and len(unit) == 4
+        and isinstance(unit[0], (bytes, str))
+        and all(type(number) is int and 0 < number < 1 << 31 for number in unit[1:])
+    )
+
+
+def _is_subarray(within: Any, kinds: tuple[type, ...]) -> bool:
+    if type(within) is not tuple or len(within) != 2 or not _is_dtype(within[0], kinds):
+        return False
+    return type(within[1]) is tuple and all(type(size) is int for size in within[1])
+
+
+def _are_fields(names: Any, fields: Any, kinds: tuple[type, ...]) -> bool:
+    if type(names) is not tuple or type(fields) is not dict or not all(type(name) is str for name in (*names, *fields)):
+        return False
+    return set(names) <= fields.keys() and all(_is_field(field, kinds) for field in fields.values())
+
+
+def _is_field(field: Any, kinds: tuple[type, ...]) -> bool:
+    if type(field) is not tuple or len(field) not in (2, 3) or not _is_dtype(field[0], kinds):
+        return False
+    return type(field[1]) is int and all(type(title) is str for title in field[2:])
+
+
+def _is_dtype(value: Any, kinds: tuple[type, ...]) -> bool:
+    """Whether it is a dtype; what is one is told by those of another."""
+    return any(is_dtype_class(kind) and isinstance(value, kind) for kind in kinds)
 
 
 def refuse_rebuilding() -> None:

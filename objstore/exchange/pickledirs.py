@@ -104,7 +104,10 @@ def name_of(key: Any) -> str:
     """The name of the file of a key, without a suffix, as long as the key makes it."""
     if isinstance(key, str):
         return _safe(key)
-    literal = key.place.hex() if isinstance(key, LostKey) else repr(key)
+    try:
+        literal = key.place.hex() if isinstance(key, LostKey) else repr(key)
+    except ValueError:  # an integer of more digits than Python writes
+        literal = repr(key_to_json(key))
     return "=" + _escaped(literal)
 
 

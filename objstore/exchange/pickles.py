@@ -80,6 +80,8 @@ class PickleFiles:
         load, known = partial(self._load, path), self._index.get(name)
         if known is None:
             return Content(key_of(path.name), load, os.path.dirname(name) or None)
+        if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self._root)):  # no export has links
+            raise Unreadable("the index names a file that is elsewhere, behind a link")
         return Content(known.key, load, known.namespace, known.expires_at, known.tags)
 
     def _load(self, path: Path) -> Any:
