@@ -262,7 +262,7 @@ class TestTheReport:
         told = self.told(tmp_path, name, file)
         assert [line.partition(":")[0] for line in told[:-1]] == [
             "left",
-            "to take over what needs these names",
+            "to take over what needs these names, if you know them",
             "or --trust, if you trust whoever wrote it",
         ][: 1 + hints]
         assert "5 entries" not in told

@@ -24,7 +24,13 @@ import objstore
 from objstore import Store
 from objstore.cli.commands import objstore as command_line
 
-COMMAND = "import runpy; runpy.run_module('objstore', run_name='__main__', alter_sys=True)"
+# Whoever runs the tests in the background may have signals ignored, and this would inherit that.
+COMMAND = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+runpy.run_module("objstore", run_name="__main__", alter_sys=True)
+"""
 
 # Ends itself at a share of its work.
 INTERRUPTING = """

@@ -788,6 +788,15 @@ class TestTheTarget:
         assert {total for _, total in told} == {100}
 
 
+def test_what_is_larger_than_a_cache_is_left_and_nothing_else(tmp_path):
+    write_pickles(tmp_path / "all", {"a": 1, "large": "x" * 300_000, "z": 2})
+    with Cache(tmp_path / "a.cache", max_size=200_000) as cache:
+        report = import_into(cache, tmp_path / "all")
+        assert dict(cache) == {"a": 1, "z": 2}
+    assert (report.imported, report.unread, report.evicted) == (2, 1, 0)
+    assert "the whole cache holds 200,000" in report.unread_first[0].reason
+
+
 class TestTheCommand:
     def run(self, *arguments):
         return CliRunner().invoke(command, ["import", *map(str, arguments)])

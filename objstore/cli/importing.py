@@ -136,7 +136,7 @@ def _say_needs(needs: tuple[str, ...]) -> None:
         if name.startswith(_OF_SCRIPTS):
             say(_moved(name))
     if allowed:
-        say(f"to take over what needs these names: {' '.join(allowed)}")
+        say(f"to take over what needs these names, if you know them: {' '.join(allowed)}")
         say("or --trust, if you trust whoever wrote it: it runs whatever the pickles say")
 
 

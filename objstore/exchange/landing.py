@@ -14,8 +14,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from objstore import record
+from objstore.copying.records import bounds_in
 from objstore.engines.base import Stored, Writer
 from objstore.errors import CorruptRecord, DecodeError, EncodeError, StoreError
+from objstore.eviction import LEDGER_KEY, room_for
 from objstore.exchange.base import Content, Unreadable
 from objstore.keys import show
 from objstore.mapping import DEFAULT
@@ -64,6 +66,8 @@ class Landing:
         self.name = target._space.name if namespace is None else namespace
         self._own = target._space if namespace is None else self._sibling(namespace)
         self._spaces: dict[str | None, Space] = {None: self._own}
+        self._most_bytes = target._engine.max_record_bytes
+        self._most_room = bounds_in(target._engine.get(LEDGER_KEY)).max_size
 
     def _sibling(self, name: str) -> Space:
         space = self.target._space.sibling(name, self.target._reader())
@@ -93,7 +97,14 @@ class Landing:
             if isinstance(exc, StoreError) and not isinstance(exc, EncodeError):
                 raise
             raise Unreadable(str(exc)) from exc
+        self._check_size(tree_key, len(packed) if isinstance(packed, bytes) else packed.size)
         return Item(space, content.key, value, tree_key, bytes(packed), expires_at, tags)
+
+    def _check_size(self, tree_key: bytes, size: int) -> None:
+        if size > self._most_bytes:
+            raise Unreadable(f"it takes {size:,} bytes, and {self._most_bytes:,} is the most for a record there")
+        if self._most_room and room_for(tree_key, size) > self._most_room:
+            raise Unreadable(f"it takes {size:,} bytes, and the whole cache holds {self._most_room:,}")
 
     def _expiry(self, moment: float | None) -> int | None:
         if moment is None:
