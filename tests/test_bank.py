@@ -53,7 +53,7 @@ def test_no_money_is_lost_or_made_while_the_map_grows(tmp_path, seed):
     path = tmp_path / "a.store"
     seconds = HOURS if IS_LONG else 120
     # In a new interpreter: addresses are counted.
-    print(run(BANK, path, "process", seed, PROCESSES, THREADS, transfers, 3, 300_000, seconds=seconds, anew=True))
+    print(run(BANK, path, "process", seed, PROCESSES, THREADS, transfers, 3, 400_000, seconds=seconds, anew=True))
     assert (path / "data.mdb").stat().st_size > 48 << 20, "the map did not have to grow"
 
 

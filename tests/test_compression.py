@@ -520,7 +520,7 @@ class TestDamage:
             copy = bytearray(data)
             copy[bit >> 3] ^= 1 << (bit & 7)
             flipped.append((bytes(copy), 900))
-        assert len(data) < refusals(method, flipped) < len(flipped)
+        assert len(data) < refusals(method, flipped) <= len(flipped)  # the sum of zlib finds all, or nearly
 
     @every_method
     def test_garbage_gives_nothing_else(self, method, rng):
@@ -613,12 +613,12 @@ class TestLibraries:
         compression._zstandard.cache_clear()
 
     def test_who_chooses_a_method_without_its_library_is_told_what_to_install(self, missing):
-        with pytest.raises(ModuleNotFoundError, match=r"pip install 'objstore\[compression\]'") as caught:
+        with pytest.raises(ModuleNotFoundError, match=r"pip install (lz4|zstandard)") as caught:
             Compression(missing)
         assert caught.value.name == PACKAGES[missing]
 
     def test_who_reads_what_needs_it_is_told_so_too(self, missing):
-        with pytest.raises(ModuleNotFoundError, match=rf"{missing} needs .*'objstore\[compression\]'"):
+        with pytest.raises(ModuleNotFoundError, match=f"{missing} needs .*pip install"):
             expanded(missing, bytes.fromhex(STORED[missing]), len(TEXT))
 
     @pytest.mark.usefixtures("missing")

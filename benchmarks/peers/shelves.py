@@ -17,9 +17,9 @@ BACKENDS = {"sqlite3": FULL, "gnu": UNSAFE, "ndbm": UNSAFE, "dumb": UNSAFE}
 
 class Shelf(Peer):
     PACKAGE = ""
-    PROCESSES = "read"
 
     def __init__(self, backend: str) -> None:
+        self.PROCESSES = "" if backend == "gnu" else "read"  # type: ignore[misc]  # gnu lets one in, who locks it
         self.dbm = import_module(f"dbm.{backend}")
         self.NAME = f"shelve ({backend})"  # type: ignore[misc]
         self.IMPORTS = f"shelve, dbm.{backend}"  # type: ignore[misc]
