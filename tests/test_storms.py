@@ -615,6 +615,26 @@ def test_a_map_that_must_grow_while_all_write_and_read_disturbs_nobody(tmp_path,
     )  # addresses are counted
 
 
+def test_who_opens_a_store_that_outgrows_his_map_meanwhile_gets_a_larger_one(tmp_path):
+    program = """
+        def grow():
+            with Store(path) as store:
+                for number in range(300): store[number] = bytes(200_000)
+
+        Store(path, durability="process").close()
+        writer = forked(grow)
+        opened = 0
+        while (ended := os.waitpid(writer, os.WNOHANG)) == (0, 0):
+            with Store(path, map_size=1 << 20) as store:
+                store.get(0)
+            opened += 1
+        assert ended[1] == 0 and opened > 3, (ended, opened)
+        with Store(path, map_size=1 << 20) as store:
+            assert len(store) == 300
+    """
+    storm(program, tmp_path / "a.store", limit=120)
+
+
 # Threads that write, and are killed with their process
 
 

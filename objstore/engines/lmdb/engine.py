@@ -149,8 +149,7 @@ class LmdbEngine(Engine):
         opened = self._open_environment(durability or guess)
         try:
             with translated(self.location):
-                found = opened.begin().get(DURABILITY_KEY)
-                identity = opened.begin().get(IDENTITY_KEY)
+                found, identity = _recorded_in(opened)
                 opened.reader_check()
             if found is None:
                 raise StoreNotFound(f"{self.location!r} is an LMDB environment, but no store; name another place")
@@ -214,6 +213,8 @@ class LmdbEngine(Engine):
                         f"the system has no {size} bytes of address space for a map; lower map_size, or lift the limit"
                     ) from exc
                 size //= 2
+            except lmdb.MapResizedError:
+                continue  # a process made the file larger than this map meanwhile: the next one is as large as that
             except lmdb.Error as exc:
                 raise translate(exc, self.location) from exc
             else:
@@ -954,6 +955,16 @@ class _Closed:
 
     def close(self) -> None:
         """Closed already."""
+
+
+def _recorded_in(environment: Any) -> tuple[Any, Any]:
+    """Durability and identity of the store in an environment that nobody uses yet."""
+    while True:
+        try:
+            txn = environment.begin()
+            return txn.get(DURABILITY_KEY), txn.get(IDENTITY_KEY)
+        except lmdb.MapResizedError:
+            environment.set_mapsize(0)  # what the file has by now: a process made it larger than the map
 
 
 def _reserved(path: str) -> int:
