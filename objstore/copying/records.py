@@ -97,7 +97,12 @@ class StoreOrigin:
         return self.store._space.now()
 
     def bounds(self) -> Bounds:
-        return bounds_in(self.store._engine.get(LEDGER_KEY))
+        return bounds_of(self.store)
+
+
+def bounds_of(store: Store[Any, Any]) -> Bounds:
+    """The bounds of a cache, where its engine keeps such."""
+    return bounds_in(store._engine.get(LEDGER_KEY))
 
 
 def bounds_in(ledger: Stored | None) -> Bounds:
@@ -136,13 +141,14 @@ class Opened(NamedTuple):
             header, payload, frames = record.unpack(self.tree_key, found, seal=seal)
         except (Damaged, Forged):
             return False
-        return _said(header, payload, frames) == _said(self.header, self.payload, self.frames)
+        if (header.expires_at, header.tags) != (self.header.expires_at, self.header.tags):
+            return False
+        return said(header, payload, frames) == said(self.header, self.payload, self.frames)
 
 
-def _said(header: Header, payload: memoryview, frames: Sequence[memoryview]) -> tuple[Any, ...]:
-    """What a record says, however it is sealed."""
-    fields = header.codec, header.expires_at, header.tags, header.long_key, header.compressed
-    return *fields, bytes(payload), list(map(bytes, frames))
+def said(header: Header, payload: memoryview, frames: Sequence[memoryview]) -> tuple[Any, ...]:
+    """What a record says of its key and value, however it is sealed, and whenever it expires."""
+    return header.codec, header.long_key, header.compressed, bytes(payload), list(map(bytes, frames))
 
 
 class Walk:

@@ -22,10 +22,10 @@ from objstore.audit import Damage
 from objstore.cache import Cache
 from objstore.codecs.raw import Bytes
 from objstore.codecs.sealing import sealing_of
-from objstore.copying.records import Namespace, Opened, Origin, State, Walk, bounds_in, tree_keys_in
+from objstore.copying.records import Namespace, Opened, Origin, State, Walk, bounds_of, tree_keys_in
 from objstore.engines.base import Progress, Stored, Writer
 from objstore.errors import StoreError, StoreExists
-from objstore.eviction import LEDGER_KEY, Bounds
+from objstore.eviction import Bounds
 from objstore.record import Seal
 from objstore.space import Labelled, Space
 from objstore.store import Store
@@ -248,7 +248,7 @@ class Copying:
         """The copy is whole: let nothing say that it is begun, and a cache have its bounds."""
         where, now = _space_of_progress(self._new, is_sealed=False), self._new._space.now()
         bounds = self._origin.bounds()
-        if not isinstance(self._new, Cache) or not any(bounds) or any(_bounds(self._new)[:2]):
+        if not isinstance(self._new, Cache) or not any(bounds) or any(bounds_of(self._new)[:2]):
             self._new._apply(where.drop, now)
         else:
             # Servers keep no bound, but remember it: so it is there again after the way back.
@@ -264,11 +264,6 @@ def lies_there_too(origin: Origin, new: Store[Any, Any]) -> bool:
 def _drop_and_bound(txn: Writer, where: Space, now: int, bounds: Bounds) -> None:
     where.drop(txn, now)
     eviction.rebound(txn, bounds)
-
-
-def _bounds(store: Store[Any, Any]) -> Bounds:
-    """The bounds of a cache, where its engine keeps such."""
-    return bounds_in(store._engine.get(LEDGER_KEY))
 
 
 # What is begun in a target

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import BinaryIO
 
+from objstore.engines.lmdb.directory import sync_directory
 from objstore.errors import StoreDenied, StoreError, StoreExists, StoreFull
 
 _BUFFER_BYTES = 1 << 20
@@ -41,7 +42,7 @@ def new_file(path: str | os.PathLike[str], force: bool) -> Iterator[BinaryIO]:
                 file.flush()
                 os.fsync(file.fileno())
             (os.replace if force else _rename)(part, place)
-            _sync_directory(os.path.dirname(place))
+            sync_directory(os.path.dirname(place))
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(part)
@@ -68,10 +69,10 @@ def new_directory(path: str | os.PathLike[str]) -> Iterator[str]:
         os.mkdir(part, 0o700)
         try:
             yield part
-            _sync_directory(part)
+            sync_directory(part)
             _refuse_existing(place)
             os.rename(part, place)  # which takes the place of nothing but an empty directory
-            _sync_directory(os.path.dirname(place))
+            sync_directory(os.path.dirname(place))
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
@@ -98,14 +99,6 @@ def _rename(part: str, place: str) -> None:
     except OSError:  # a file system without links
         _refuse_existing(place)
         os.rename(part, place)
-
-
-def _sync_directory(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 _KINDS: dict[int | None, type[StoreError]] = {

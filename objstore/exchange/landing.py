@@ -10,14 +10,14 @@ The same value: the same bytes, or else an equal object.  Its expiry and its tag
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from objstore import record
-from objstore.copying.records import bounds_in
+from objstore.copying.records import bounds_of, said
 from objstore.engines.base import Stored, Writer
 from objstore.errors import CorruptRecord, DecodeError, EncodeError, StoreError
-from objstore.eviction import LEDGER_KEY, room_for
+from objstore.eviction import room_for
 from objstore.exchange.base import Content, Unreadable
 from objstore.keys import show
 from objstore.mapping import DEFAULT
@@ -67,7 +67,7 @@ class Landing:
         self._own = target._space if namespace is None else self._sibling(namespace)
         self._spaces: dict[str | None, Space] = {None: self._own}
         self._most_bytes = target._engine.max_record_bytes
-        self._most_room = bounds_in(target._engine.get(LEDGER_KEY)).max_size
+        self._most_room = bounds_of(target).max_size
 
     def _sibling(self, name: str) -> Space:
         space = self.target._space.sibling(name, self.target._reader())
@@ -146,7 +146,7 @@ class Landing:
             one, other = (record.unpack(item.tree_key, each, seal=space.seal) for each in (stored, item.packed))
         except (Damaged, Forged) as exc:
             raise Unreadable(f"what is there already is refused: {exc}") from exc
-        if _said(one) == _said(other):
+        if said(*one) == said(*other):
             return True
         try:
             theirs = space.value(item.key, item.tree_key, stored, now)
@@ -196,12 +196,6 @@ def _tags(content: Content) -> tuple[str, ...]:
         return check_tags(content.tags)
     except (TypeError, ValueError) as exc:
         raise Unreadable(str(exc)) from exc
-
-
-def _said(opened: tuple[record.Header, memoryview, Iterable[memoryview]]) -> tuple[Any, ...]:
-    """What a record says of its value."""
-    header, payload, frames = opened
-    return header.codec, header.long_key, header.compressed, bytes(payload), list(map(bytes, frames))
 
 
 def _equal(one: Any, other: Any) -> bool:

@@ -14,15 +14,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from objstore.engines.lmdb.datafile import DATA
+from objstore.engines.lmdb.directory import OURS
 from objstore.errors import SourceError
 from objstore.exchange.base import Content, Entry, Position, Unreadable, beginning, states, unreadable_file
 from objstore.exchange.consent import Decoding, ends_at
+from objstore.exchange.diskcaches import DATABASE
 from objstore.exchange.jsonlines import Item
 from objstore.exchange.pickledirs import INDEX, read_index
 
 SUFFIXES = (".pickle", ".pkl", ".pck", ".pickled", ".p")
 
-_FILES_OF_STORES = ("data.mdb", "cache.db", "objstore.lock")
+_FILES_OF_STORES = (DATA, OURS, DATABASE)
 _SMALL = 1 << 16  # bytes to which it costs next to nothing to go through them
 _NEWEST = 5
 _STOP = b"."

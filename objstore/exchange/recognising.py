@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from objstore.engines.lmdb.datafile import DATA
+from objstore.engines.lmdb.directory import OURS
 from objstore.engines.lmdb.foreign import is_environment
 from objstore.errors import SourceError
 from objstore.exchange.base import Source, unreadable_file
@@ -29,7 +30,6 @@ FORMATS = ("pickle", "shelve", "diskcache", "sqlitedict", "lmdb", "jsonl", "dump
 DUMP = "dump"
 """The one that is no foreign format: a store of this library in one file, which is restored and not imported."""
 
-_LOCK = "objstore.lock"
 _NAMES = ", ".join(FORMATS)
 
 
@@ -80,7 +80,7 @@ def _unknown(place: Path) -> str:
 
 def _refuse_stores(place: Path) -> None:
     directory = place.parent if place.name == DATA else place
-    if (directory / _LOCK).exists() and (directory / DATA).exists():
+    if (directory / OURS).exists() and (directory / DATA).exists():
         raise SourceError(f"{str(directory)!r} is a store of objstore; use `objstore copy` (objstore.copy)")
 
 
